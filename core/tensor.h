@@ -1,0 +1,131 @@
+// Tensor: a small value handle on shared storage.
+//
+// Copying a Tensor copies the handle. Views (slices, permutations) are tensors of their own that share storage. Math
+// lives in free functions in ops/. Feature maps are channels last: [N, H, W, C].
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/device.h"
+#include "core/dtype.h"
+#include "core/shape.h"
+#include "core/storage.h"
+
+namespace camo {
+
+class Node;
+struct TensorImpl;
+
+class Tensor {
+ public:
+  /// Undefined: stands for "no tensor" (an absent bias, a gradient nobody computed).
+  Tensor() = default;
+  explicit Tensor(std::shared_ptr<TensorImpl> impl) : impl_(std::move(impl)) {}
+
+  bool defined() const { return impl_ != nullptr; }
+  explicit operator bool() const { return defined(); }
+
+  const Shape& shape() const;
+  /// In elements; 0 on expanded axes.
+  const Shape& strides() const;
+  int dims() const { return shape().size(); }
+  /// Extent of an axis; negative axes count from the end.
+  int64_t size(int axis) const { return shape()[normalize_axis(axis, dims(), "size")]; }
+  int64_t stride(int axis) const { return strides()[normalize_axis(axis, dims(), "stride")]; }
+  int64_t numel() const { return shape().numel(); }
+  DType dtype() const;
+  Device device() const;
+  bool is_cuda() const { return device().is_cuda(); }
+  /// Row-major without gaps. True for empty tensors.
+  bool is_contiguous() const;
+
+  /// Pointer to the first element. Throws when T is not the element type.
+  template <class T>
+  T* data() const {
+    check_dtype(dtype_of<T>);
+    return static_cast<T*>(raw_data());
+  }
+  void* raw_data() const;
+  /// The one element of a tensor with numel() 1, converted to double (copied from the device when needed).
+  double item() const;
+  /// All elements in row-major order, converted to T.
+  template <class T>
+  std::vector<T> to_vector() const;
+
+  // --- autograd ---
+  /// True for leaves that asked for a gradient and for everything computed from them.
+  bool requires_grad() const;
+  /// For leaves (parameters, inputs). Only floating dtypes can have gradients.
+  const Tensor& set_requires_grad(bool value) const;
+  bool is_leaf() const { return grad_node() == nullptr; }
+  /// The gradient that backward() accumulated; undefined when there was none.
+  const Tensor& grad() const;
+  void set_grad(Tensor grad) const;
+  /// The operation this tensor came from; null for leaves.
+  const std::shared_ptr<Node>& grad_node() const;
+  /// The same data outside of any graph.
+  Tensor detach() const;
+
+  const std::shared_ptr<Storage>& storage() const;
+  /// Offset of the first element in the storage, in elements.
+  int64_t offset() const;
+  uint64_t version() const { return storage()->version(); }
+
+  TensorImpl* impl() const { return impl_.get(); }
+  const std::shared_ptr<TensorImpl>& impl_ptr() const { return impl_; }
+  bool same_as(const Tensor& other) const { return impl_ == other.impl_; }
+
+ private:
+  const TensorImpl& checked() const;
+  void check_dtype(DType wanted) const;
+
+  std::shared_ptr<TensorImpl> impl_;
+};
+
+using Tensors = std::vector<Tensor>;
+
+/// What a Tensor handle points to.
+struct TensorImpl {
+  std::shared_ptr<Storage> storage;
+  Shape shape;
+  Shape strides;
+  int64_t offset = 0;
+  DType dtype = f32;
+  bool requires_grad = false;
+  int output_index = 0;             // which output of grad_node this is
+  std::shared_ptr<Node> grad_node;  // null for leaves
+  Tensor grad;                      // leaves only
+};
+
+// --- making tensors (never part of a graph) ---
+Tensor empty(const Shape& shape, DType dtype = f32, Device device = cpu);
+Tensor zeros(const Shape& shape, DType dtype = f32, Device device = cpu);
+Tensor full(const Shape& shape, double value, DType dtype = f32, Device device = cpu);
+inline Tensor ones(const Shape& shape, DType dtype = f32, Device device = cpu) { return full(shape, 1, dtype, device); }
+/// Contiguous tensors of x's shape, dtype and device.
+Tensor empty_like(const Tensor& x);
+Tensor zeros_like(const Tensor& x);
+/// A tensor of T's dtype with these elements in row-major order.
+template <class T>
+Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device = cpu);
+
+/// A view of x's storage with this shape, these strides and this offset (in elements, from the storage's start).
+/// Not recorded by autograd: the view operations in ops/shape_ops.h build on it.
+Tensor make_view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset);
+
+// --- raw copies and in-place changes (never recorded; they count as a change of the destination) ---
+/// target[i] = source[i], converting the dtype, between any strides, shapes being equal.
+void copy_into(const Tensor& target, const Tensor& source);
+/// target[i] += source[i]; same shape and dtype.
+void add_into(const Tensor& target, const Tensor& source);
+void fill(const Tensor& target, double value);
+/// A contiguous copy of x outside of any graph.
+Tensor clone(const Tensor& x);
+
+/// A few elements and the shape, for messages and debugging.
+std::string to_string(const Tensor& x);
+
+}  // namespace camo

@@ -1,0 +1,13 @@
+// Initial values of parameters. All draw from default_generator(); shapes are in memory layout.
+#pragma once
+
+#include "core/tensor.h"
+
+namespace camo {
+
+/// Uniform in +-1/sqrt(fan_in): PyTorch's default for weights and biases of linear and convolution layers.
+Tensor init_uniform_fan_in(const Shape& shape, int64_t fan_in);
+/// Normal with this deviation, redrawn beyond two deviations.
+Tensor init_truncated_normal(const Shape& shape, double deviation = 0.02);
+
+}  // namespace camo

@@ -1,0 +1,58 @@
+// AdamW, and gradient clipping.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "nn/module.h"
+
+namespace camo {
+
+struct AdamWOptions {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 1e-2;
+};
+
+/// Parameters that share a learning rate: lr = AdamW's lr * lr_scale.
+struct ParameterGroup {
+  std::vector<NamedTensor> parameters;
+  double lr_scale = 1;
+};
+
+/// Adam with decoupled weight decay (arXiv:1711.05101), as PyTorch computes it. A parameter without a gradient is left
+/// alone: no decay, no state, and its own step count.
+class AdamW {
+ public:
+  AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options);
+
+  void step();
+  void zero_grad();
+  double lr() const { return options_.lr; }
+  void set_lr(double lr) { options_.lr = lr; }
+  const std::vector<ParameterGroup>& groups() const { return groups_; }
+
+  /// State as named tensors: "NAME.exp_avg", "NAME.exp_avg_sq" (memory layout), "NAME.step" (i64).
+  StateDict state_dict() const;
+  /// Throws ErrorCode::checkpoint on names that fit no parameter and on other shapes.
+  void load_state_dict(const StateDict& state);
+
+ private:
+  struct State {
+    Tensor exp_avg, exp_avg_sq;  // undefined before the first gradient
+    int64_t step = 0;
+  };
+  AdamWOptions options_;
+  std::vector<ParameterGroup> groups_;
+  std::vector<std::vector<State>> states_;  // [group][parameter]
+};
+
+/// Euclidean norm over all gradients (parameters without one count as 0), accumulated in double.
+double gradient_norm(const Tensors& parameters);
+/// Scales all gradients by max_norm / (norm + 1e-6) when the norm is larger (as PyTorch); returns the norm before.
+double clip_gradient_norm(const Tensors& parameters, double max_norm);
+
+}  // namespace camo

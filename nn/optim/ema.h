@@ -1,0 +1,25 @@
+// Exponential moving average of a model's weights.
+#pragma once
+
+#include "nn/module.h"
+
+namespace camo {
+
+/// Shadow copies of all parameters and floating buffers: shadow = decay * shadow + (1 - decay) * value. Whole-number
+/// buffers are copied.
+class Ema {
+ public:
+  Ema(const Module& model, double decay);
+  void update(const Module& model);
+  /// Exchanges the model's values with the shadow; calling it twice restores both.
+  void swap(Module& model);
+
+  StateDict state_dict() const;
+  void load_state_dict(const StateDict& state);
+
+ private:
+  double decay_;
+  std::vector<NamedTensor> shadow_;
+};
+
+}  // namespace camo

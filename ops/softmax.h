@@ -1,0 +1,13 @@
+// Softmax.
+#pragma once
+
+#include "core/tensor.h"
+
+namespace camo {
+
+/// exp(x - max) / sum along one axis. A row of -infinity gives zeros.
+Tensor softmax(const Tensor& x, int axis);
+/// x - log(sum(exp(x))) along one axis.
+Tensor log_softmax(const Tensor& x, int axis);
+
+}  // namespace camo
