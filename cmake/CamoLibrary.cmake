@@ -2,6 +2,10 @@
 # With CUDA off, .cu files compile as plain C++.
 function(camo_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+  if(NOT sources)
+    file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/empty.cpp "")
+    set(sources ${CMAKE_CURRENT_BINARY_DIR}/empty.cpp)
+  endif()
   camo_cuda_sources(${sources})
   add_library(camo_${name} STATIC ${sources})
   add_library(camo::${name} ALIAS camo_${name})

@@ -156,8 +156,8 @@ struct BackwardOptions {
   bool retain_graph = false;  // keep saved tensors, to run backward again
 };
 
-/// Adds d(output)/d(leaf), weighted by `gradient` (default: ones, for outputs with one element), to grad() of every leaf
-/// below `output`. Throws when the output has no graph, or on a gradient of another shape or dtype.
+/// Adds d(output)/d(leaf), weighted by `gradient` (default: ones, for outputs with one element), to grad() of every
+/// leaf below `output`. Throws when the output has no graph, or on a gradient of another shape or dtype.
 void backward(const Tensor& output, const Tensor& gradient = {}, BackwardOptions options = {});
 /// The same for several outputs at once; undefined gradients stand for ones.
 void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients, BackwardOptions options = {});
@@ -168,8 +168,8 @@ using GradientHook = std::function<void(const Tensor& leaf)>;
 uint64_t add_gradient_hook(const Tensor& leaf, GradientHook hook);
 void remove_gradient_hook(uint64_t handle);
 
-/// Runs fn(inputs) without keeping its intermediate tensors, and again during backward to get them back: less memory for
-/// more time (arXiv:1604.06174). Random draws are the same in both runs. fn may use parameters besides its inputs;
+/// Runs fn(inputs) without keeping its intermediate tensors, and again during backward to get them back: less memory
+/// for more time (arXiv:1604.06174). Random draws are the same in both runs. fn may use parameters besides its inputs;
 /// they get their gradients.
 Tensor checkpoint(const std::function<Tensor(const Tensors&)>& fn, const Tensors& inputs);
 /// True inside the second run of a checkpoint(): state that counts calls (batch-norm statistics) must not change again.

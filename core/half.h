@@ -35,9 +35,9 @@ struct Half {
     const uint32_t sign = (word >> 16) & 0x8000u;
     const uint32_t magnitude = word & 0x7fffffffu;
     uint32_t half;
-    if (magnitude > 0x7f800000u) half = 0x7e00u;         // NaN
-    else if (magnitude >= 0x477ff000u) half = 0x7c00u;   // rounds to 65520 or more: infinity
-    else if (magnitude >= 0x38800000u) {                 // normal: rebias the exponent, round the 13 dropped bits
+    if (magnitude > 0x7f800000u) half = 0x7e00u;        // NaN
+    else if (magnitude >= 0x477ff000u) half = 0x7c00u;  // rounds to 65520 or more: infinity
+    else if (magnitude >= 0x38800000u) {                // normal: rebias the exponent, round the 13 dropped bits
       half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     } else {  // subnormal: adding 0.5 moves the 10 kept bits to the end of the significand and rounds them
       const float shifted = std::bit_cast<float>(magnitude) + 0.5f;

@@ -15,8 +15,7 @@ template <class R, class... Args>
 class FunctionRef<R(Args...)> {
  public:
   template <class Fn>
-    requires(!std::is_same_v<std::remove_cvref_t<Fn>, FunctionRef>)
-  FunctionRef(Fn&& fn)
+  requires(!std::is_same_v<std::remove_cvref_t<Fn>, FunctionRef>) FunctionRef(Fn&& fn)
       : object_(const_cast<void*>(static_cast<const void*>(std::addressof(fn)))),
         call_([](void* object, Args... args) -> R {
           return (*static_cast<std::remove_reference_t<Fn>*>(object))(static_cast<Args>(args)...);
@@ -37,8 +36,8 @@ void set_num_threads(int count);
 /// body is rethrown. How the range is cut depends on the number of threads: bodies must not.
 void parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t begin, int64_t end)> body);
 
-/// Calls body(index, begin, end) for each block [index * block, (index + 1) * block) of [0, n): the same blocks for every
-/// number of threads, so that reductions over per-block results are reproducible.
+/// Calls body(index, begin, end) for each block [index * block, (index + 1) * block) of [0, n): the same blocks for
+/// every number of threads, so that reductions over per-block results are reproducible.
 inline void parallel_blocks(int64_t n, int64_t block,
                             FunctionRef<void(int64_t index, int64_t begin, int64_t end)> body) {
   parallel_for((n + block - 1) / block, 1, [&](int64_t first, int64_t last) {

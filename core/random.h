@@ -61,7 +61,7 @@ void seed_everything(uint64_t seed);
 Tensor random_uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = f32, Device device = cpu);
 /// Normal with mean 0 and this deviation (Box-Muller).
 Tensor random_normal(const Shape& shape, double deviation = 1, DType dtype = f32, Device device = cpu);
-/// Normal with mean 0, redrawn beyond `cut` deviations (by inverting the cumulative distribution).
+/// Normal with mean 0, redrawn beyond `cut` deviations.
 Tensor random_truncated_normal(const Shape& shape, double deviation, double cut = 2, DType dtype = f32,
                                Device device = cpu);
 

@@ -71,9 +71,7 @@ class Shape {
   }
   std::string str() const { return concat_text(*this); }
 
-  friend bool operator==(const Shape& a, const Shape& b) {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end());
-  }
+  friend bool operator==(const Shape& a, const Shape& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
 
  private:
   std::array<int64_t, kMaxDims> dims_{};

@@ -14,8 +14,8 @@ namespace camo {
 struct GradcheckOptions {
   double relative_tolerance = 1e-5;
   double absolute_tolerance = 1e-7;
-  double step = 1e-6;    // central differences: (f(x + step) - f(x - step)) / (2 * step)
-  uint64_t seed = 0;     // of the random projection of the outputs
+  double step = 1e-6;  // central differences: (f(x + step) - f(x - step)) / (2 * step)
+  uint64_t seed = 0;   // of the random projection of the outputs
 };
 
 /// What a check found. `message` is empty on success, else names the worst element: input, index, both values.
@@ -27,10 +27,10 @@ struct GradcheckResult {
 
 using TensorFunction = std::function<Tensors(const Tensors&)>;
 
-/// Compares the gradients of fn's outputs, projected with random weights, with central differences, for every element of
-/// every f64 input (inputs of other dtypes are passed through). Also checks that two backward runs agree bit for bit,
-/// that a zero cotangent gives zero gradients, and that every f64 input gets a gradient. Inputs may be strided views;
-/// they are perturbed in place. Throws when an input is f32 or 16-bit, or overlaps itself (stride 0).
+/// Compares the gradients of fn's outputs, projected with random weights, with central differences, for every element
+/// of every f64 input (inputs of other dtypes are passed through). Also checks that two backward runs agree bit for
+/// bit, that a zero cotangent gives zero gradients, and that every f64 input gets a gradient. Inputs may be strided
+/// views; they are perturbed in place. Throws when an input is f32 or 16-bit, or overlaps itself (stride 0).
 GradcheckResult gradcheck(const TensorFunction& fn, const Tensors& inputs, const GradcheckOptions& options = {});
 
 /// The same for a module's forward pass: its parameters (f64) are checked besides the inputs, by name.

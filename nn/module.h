@@ -58,8 +58,8 @@ struct StateMismatch {
   std::string str() const;
 };
 
-/// Base of all layers and models. Neither copied nor moved: references to children stay valid. A layer is called through
-/// operator(), which is not virtual: each layer has the signature it needs.
+/// Base of all layers and models. Neither copied nor moved: references to children stay valid. A layer is called
+/// through operator(), which is not virtual: each layer has the signature it needs.
 class Module {
  public:
   Module() = default;
@@ -133,7 +133,8 @@ class Module {
   bool training_ = true;
 };
 
-/// A list of modules of one type under the names "0", "1", ...: `ModuleList<Block>& blocks = child<ModuleList<Block>>("blocks")`.
+/// A list of modules of one type under the names "0", "1", ...: `ModuleList<Block>& blocks =
+/// child<ModuleList<Block>>("blocks")`.
 template <class M>
 class ModuleList : public Module {
  public:

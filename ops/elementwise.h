@@ -23,7 +23,7 @@ Tensor mul(const Tensor& x, double number);
 Tensor pow(const Tensor& x, double exponent);
 
 Tensor neg(const Tensor& x);
-Tensor abs(const Tensor& x);         // gradient 0 at 0
+Tensor abs(const Tensor& x);  // gradient 0 at 0
 Tensor square(const Tensor& x);
 Tensor sqrt(const Tensor& x);
 Tensor exp(const Tensor& x);
@@ -33,7 +33,7 @@ Tensor cos(const Tensor& x);
 Tensor erf(const Tensor& x);
 Tensor sigmoid(const Tensor& x);
 Tensor tanh(const Tensor& x);
-Tensor relu(const Tensor& x);        // gradient 0 at 0
+Tensor relu(const Tensor& x);  // gradient 0 at 0
 /// Exact GELU: x * Phi(x), Phi the normal cumulative distribution (arXiv:1606.08415).
 Tensor gelu(const Tensor& x);
 /// log(1 + exp(x)) without overflow.

@@ -5,8 +5,8 @@
 
 namespace camo {
 
-/// y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis (arXiv:1607.06450). weight, bias: [C]. Statistics
-/// are kept in f32 (f64 for f64).
+/// y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis (arXiv:1607.06450). weight, bias: [C].
+/// Statistics are kept in f32 (f64 for f64).
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
 
 struct BatchNormOptions {
@@ -16,8 +16,9 @@ struct BatchNormOptions {
 };
 
 /// Batch normalisation of [..., C] over all axes but the last (arXiv:1502.03167). Training: batch statistics normalise
-/// (biased variance), and running_mean, running_var ([C], changed in place, variance unbiased) follow them, except inside
-/// a checkpoint's second run. Else the running statistics normalise. Training needs more than one value per channel.
+/// (biased variance), and running_mean, running_var ([C], changed in place, variance unbiased) follow them, except
+/// inside a checkpoint's second run. Else the running statistics normalise. Training needs more than one value per
+/// channel.
 Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                   const Tensor& running_var, const BatchNormOptions& options);
 

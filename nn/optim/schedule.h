@@ -6,7 +6,8 @@
 namespace camo {
 
 /// One cycle with cosine annealing (arXiv:1708.07120), as PyTorch's OneCycleLR with its defaults: from
-/// max_lr / div_factor up to max_lr over warmup_fraction of the steps, then down to max_lr / (div_factor * final_div_factor).
+/// max_lr / div_factor up to max_lr over warmup_fraction of the steps, then down to max_lr / (div_factor *
+/// final_div_factor).
 struct OneCycleSchedule {
   double max_lr = 1e-3;
   int64_t total_steps = 1;

@@ -41,12 +41,12 @@ std::filesystem::path golden_dir();
 }  // namespace camo::test
 
 /// The statement throws camo::Error whose text contains `text`.
-#define EXPECT_ERROR(statement, text)                                                                        \
-  do {                                                                                                       \
-    try {                                                                                                    \
-      statement;                                                                                             \
-      ADD_FAILURE() << #statement " threw nothing; expected an error with: " << (text);                      \
-    } catch (const camo::Error& error) {                                                                     \
+#define EXPECT_ERROR(statement, text)                                                                          \
+  do {                                                                                                         \
+    try {                                                                                                      \
+      statement;                                                                                               \
+      ADD_FAILURE() << #statement " threw nothing; expected an error with: " << (text);                        \
+    } catch (const camo::Error& error) {                                                                       \
       EXPECT_NE(std::string(error.what()).find(text), std::string::npos) << "got the error: " << error.what(); \
-    }                                                                                                        \
+    }                                                                                                          \
   } while (false)

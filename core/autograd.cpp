@@ -1,0 +1,396 @@
+#include "core/autograd.h"
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <mutex>
+#include <queue>
+#include <unordered_map>
+
+#include "core/random.h"
+
+namespace camo {
+
+namespace {
+
+thread_local bool recording = true;
+thread_local bool recomputing = false;
+std::atomic<uint64_t> next_sequence{1};
+
+/// Hooks of all leaves, by handle (in order of registration).
+struct HookTable {
+  std::mutex mutex;
+  uint64_t next_handle = 1;
+  struct Entry {
+    std::weak_ptr<TensorImpl> leaf;
+    GradientHook hook;
+  };
+  std::map<uint64_t, Entry> entries;
+};
+HookTable& hook_table() {
+  static HookTable table;
+  return table;
+}
+
+/// True when nobody else can see g's memory, so that it may be changed or kept.
+bool sole_owner(const Tensor& g) { return g.impl_ptr().use_count() == 1 && g.storage().use_count() == 1; }
+
+/// A gradient under summation.
+struct GradientSum {
+  Tensor value;
+
+  void add(Tensor g) {
+    if (!value.defined()) {
+      value = std::move(g);
+      return;
+    }
+    if (!sole_owner(value) || !value.is_contiguous()) value = clone(value);
+    add_into(value, g);
+  }
+};
+
+}  // namespace
+
+// --- saved tensors and nodes ---
+
+Saved::Saved(Node* node, const char* name) : node_(node), name_(name) { node->saved_.push_back(this); }
+
+Saved& Saved::operator=(const Tensor& x) {
+  freed_ = false;
+  tensor_ = x.defined() ? x.detach() : Tensor();  // detached: an output saved by its own node must not own that node
+  version_ = x.defined() ? x.version() : 0;
+  return *this;
+}
+
+const Tensor& Saved::get() const {
+  CAMO_CHECK(!freed_, "backward: '", name_, "' saved by ", node_->name(),
+             " was freed by an earlier backward; pass retain_graph to run it twice");
+  CAMO_CHECK(!tensor_.defined() || tensor_.version() == version_, "backward: '", name_, "' saved by ", node_->name(),
+             " was changed in place after the forward; got version ", tensor_.defined() ? tensor_.version() : 0,
+             ", expected ", version_, "; change a copy instead");
+  return tensor_;
+}
+
+Node::Node(const char* name) : name_(name), sequence_(next_sequence.fetch_add(1)) {}
+
+Node::~Node() {
+  // A graph is as deep as the network: producers are destroyed in a loop, not by recursion.
+  thread_local std::vector<std::shared_ptr<Node>>* pending = nullptr;
+  if (pending != nullptr) {
+    for (Edge& edge : edges_) {
+      if (edge.node) pending->push_back(std::move(edge.node));
+    }
+    return;
+  }
+  std::vector<std::shared_ptr<Node>> list;
+  pending = &list;
+  for (Edge& edge : edges_) {
+    if (edge.node) list.push_back(std::move(edge.node));
+  }
+  while (!list.empty()) {
+    const std::shared_ptr<Node> node = std::move(list.back());
+    list.pop_back();
+  }
+  pending = nullptr;
+}
+
+bool Node::needs(int i) const {
+  const Edge& edge = edges_[static_cast<size_t>(i)];
+  return edge.node != nullptr || edge.leaf.defined();
+}
+
+void Node::free_saved() {
+  for (Saved* saved : saved_) {
+    saved->tensor_ = Tensor();
+    saved->freed_ = true;
+  }
+}
+
+bool grad_enabled() { return recording; }
+NoGrad::NoGrad() : previous_(recording) { recording = false; }
+NoGrad::~NoGrad() { recording = previous_; }
+EnableGrad::EnableGrad() : previous_(recording) { recording = true; }
+EnableGrad::~EnableGrad() { recording = previous_; }
+
+bool grad_wanted(std::span<const Tensor> inputs) {
+  return recording &&
+         std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) { return x.defined() && x.requires_grad(); });
+}
+
+void require_no_gradient(const char* op, std::initializer_list<Tensor> inputs) {
+  CAMO_CHECK(!grad_wanted(inputs), op, ": has no gradient, but an input requires one; detach() it or use NoGrad");
+}
+
+void connect(const std::shared_ptr<Node>& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs) {
+  node->edges_.reserve(inputs.size());
+  for (const Tensor& input : inputs) {
+    Edge edge;
+    if (input.defined() && input.requires_grad()) {
+      if (input.grad_node()) {
+        edge.node = input.grad_node();
+        edge.output_index = input.impl()->output_index;
+      } else {
+        edge.leaf = input;
+      }
+    }
+    node->edges_.push_back(std::move(edge));
+  }
+  node->output_count_ = static_cast<int>(outputs.size());
+  for (int i = 0; i < node->output_count_; ++i) {
+    TensorImpl* impl = outputs[static_cast<size_t>(i)].impl();
+    CAMO_ASSERT(impl->grad_node == nullptr);
+    if (!is_floating(impl->dtype)) continue;  // indices and masks carry no gradient
+    impl->requires_grad = true;
+    impl->grad_node = node;
+    impl->output_index = i;
+  }
+}
+
+// --- backward ---
+
+namespace {
+
+/// One walk over the graph below some outputs.
+class BackwardPass {
+ public:
+  explicit BackwardPass(BackwardOptions options) : options_(options) {}
+
+  void seed(const Tensor& output, Tensor gradient) {
+    if (output.grad_node()) {
+      discover(output.grad_node().get());
+      keep_alive_.push_back(output.grad_node());
+      tasks_[output.grad_node().get()].gradient(output.impl()->output_index).add(std::move(gradient));
+    } else {
+      ++leaf_uses_[output.impl()];
+      seeded_leaves_.emplace_back(output, std::move(gradient));
+    }
+  }
+
+  void run() {
+    for (auto& [leaf, gradient] : seeded_leaves_) add_to_leaf(leaf, std::move(gradient));
+    std::priority_queue<Node*, std::vector<Node*>, LaterFirst> ready;
+    for (auto& [node, task] : tasks_) {
+      if (task.consumers == 0) ready.push(node);
+    }
+    while (!ready.empty()) {
+      Node* node = ready.top();
+      ready.pop();
+      Tensors gradients = run_node(node);
+      for (size_t i = 0; i < gradients.size(); ++i) {
+        const Edge& edge = node->edges()[i];
+        if (edge.leaf.defined()) {
+          add_to_leaf(edge.leaf, std::move(gradients[i]));
+        } else if (edge.node) {
+          Task& producer = tasks_[edge.node.get()];
+          if (gradients[i].defined()) producer.gradient(edge.output_index).add(std::move(gradients[i]));
+          if (--producer.consumers == 0) ready.push(edge.node.get());
+        }
+      }
+    }
+  }
+
+ private:
+  struct Task {
+    int consumers = 0;  // edges from nodes of this pass that have not run yet
+    std::vector<GradientSum> sums;
+
+    GradientSum& gradient(int output) {
+      if (sums.size() <= static_cast<size_t>(output)) sums.resize(static_cast<size_t>(output) + 1);
+      return sums[static_cast<size_t>(output)];
+    }
+  };
+  /// Consumers have larger sequence numbers than producers: running the latest first is a topological order, and the
+  /// same one in every run.
+  struct LaterFirst {
+    bool operator()(const Node* a, const Node* b) const { return a->sequence() < b->sequence(); }
+  };
+
+  /// Counts the consumers of all nodes below `root`, and the uses of all leaves.
+  void discover(Node* root) {
+    if (!tasks_.try_emplace(root).second) return;
+    std::vector<Node*> stack{root};
+    while (!stack.empty()) {
+      Node* node = stack.back();
+      stack.pop_back();
+      for (const Edge& edge : node->edges()) {
+        if (edge.leaf.defined()) ++leaf_uses_[edge.leaf.impl()];
+        if (!edge.node) continue;
+        const auto [found, inserted] = tasks_.try_emplace(edge.node.get());
+        ++found->second.consumers;
+        if (inserted) stack.push_back(edge.node.get());
+      }
+    }
+  }
+
+  /// The gradients of the node's inputs: all undefined when no gradient reached it.
+  Tensors run_node(Node* node) {
+    Task& task = tasks_[node];
+    Tensors dy(static_cast<size_t>(node->output_count()));
+    bool reached = false;
+    for (size_t i = 0; i < task.sums.size(); ++i) {
+      dy[i] = std::move(task.sums[i].value);
+      reached |= dy[i].defined();
+    }
+    task.sums.clear();
+    Tensors gradients(node->edges().size());
+    if (reached) {
+      gradients = node->backward(dy);
+      CAMO_ASSERT(gradients.size() == node->edges().size());
+    }
+    if (!options_.retain_graph) node->free_saved();
+    return gradients;
+  }
+
+  void add_to_leaf(const Tensor& leaf, Tensor g) {
+    if (g.defined()) {
+      CAMO_ASSERT(g.shape() == leaf.shape() && g.dtype() == leaf.dtype());
+      if (leaf.grad().defined()) {
+        add_into(leaf.grad(), g);
+      } else {
+        leaf.set_grad(sole_owner(g) && g.is_contiguous() ? std::move(g) : clone(g));
+      }
+    }
+    if (--leaf_uses_[leaf.impl()] == 0 && leaf.grad().defined()) run_hooks(leaf);
+  }
+
+  static void run_hooks(const Tensor& leaf) {
+    HookTable& table = hook_table();
+    std::vector<GradientHook> hooks;
+    {
+      std::lock_guard lock(table.mutex);
+      for (const auto& [handle, entry] : table.entries) {
+        if (entry.leaf.lock() == leaf.impl_ptr()) hooks.push_back(entry.hook);
+      }
+    }
+    for (const GradientHook& hook : hooks) hook(leaf);
+  }
+
+  BackwardOptions options_;
+  std::unordered_map<Node*, Task> tasks_;
+  std::unordered_map<TensorImpl*, int> leaf_uses_;
+  std::vector<std::pair<Tensor, Tensor>> seeded_leaves_;
+  std::vector<std::shared_ptr<Node>> keep_alive_;
+};
+
+}  // namespace
+
+void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients, BackwardOptions options) {
+  CAMO_CHECK(outputs.size() == gradients.size(), "backward: needs one gradient per output; got ", outputs.size(),
+             " outputs and ", gradients.size(), " gradients");
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const Tensor& output = outputs[i];
+    const Tensor& gradient = gradients[i];
+    CAMO_CHECK(output.requires_grad(),
+               "backward: the output has no graph; no input of it requires a gradient, or it was "
+               "computed inside NoGrad");
+    if (gradient.defined()) {
+      CAMO_CHECK(gradient.shape() == output.shape() && gradient.dtype() == output.dtype(),
+                 "backward: the gradient must be ", output.dtype(), " ", output.shape(), " as the output is; got ",
+                 gradient.dtype(), " ", gradient.shape());
+    } else {
+      CAMO_CHECK(output.numel() == 1, "backward: an output with ", output.numel(), " elements, shape ", output.shape(),
+                 ", needs a gradient; only one with a single element has a default");
+    }
+  }
+  const NoGrad no_grad;
+  BackwardPass pass(options);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const Tensor& output = outputs[i];
+    pass.seed(output, gradients[i].defined() ? gradients[i] : full(output.shape(), 1, output.dtype(), output.device()));
+  }
+  pass.run();
+}
+
+void backward(const Tensor& output, const Tensor& gradient, BackwardOptions options) {
+  backward(std::span<const Tensor>(&output, 1), std::span<const Tensor>(&gradient, 1), options);
+}
+
+// --- hooks ---
+
+uint64_t add_gradient_hook(const Tensor& leaf, GradientHook hook) {
+  CAMO_CHECK(leaf.is_leaf() && leaf.requires_grad(), "add_gradient_hook: needs a leaf that requires a gradient");
+  HookTable& table = hook_table();
+  std::lock_guard lock(table.mutex);
+  table.entries[table.next_handle] = {leaf.impl_ptr(), std::move(hook)};
+  return table.next_handle++;
+}
+
+void remove_gradient_hook(uint64_t handle) {
+  HookTable& table = hook_table();
+  std::lock_guard lock(table.mutex);
+  table.entries.erase(handle);
+}
+
+// --- recompute checkpointing ---
+
+bool is_recomputing() { return recomputing; }
+
+namespace {
+
+/// Sets a flag within a scope.
+class FlagScope {
+ public:
+  explicit FlagScope(bool& flag) : flag_(flag), previous_(flag) { flag_ = true; }
+  ~FlagScope() { flag_ = previous_; }
+  FlagScope(const FlagScope&) = delete;
+  FlagScope& operator=(const FlagScope&) = delete;
+
+ private:
+  bool& flag_;
+  bool previous_;
+};
+
+struct CheckpointNode final : Node {
+  CheckpointNode() : Node("checkpoint") {}
+  std::function<Tensor(const Tensors&)> fn;
+  std::vector<std::unique_ptr<Saved>> inputs;
+  RandomKey random_state;
+
+  Tensors backward(const Tensors& dy) override {
+    Tensors again;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      Tensor input = inputs[i]->get();
+      if (input.defined()) {
+        input = input.detach();
+        if (needs(static_cast<int>(i))) input.set_requires_grad(true);
+      }
+      again.push_back(input);
+    }
+    const RandomKey current = default_generator().state();
+    default_generator().set_state(random_state);
+    Tensor output;
+    {
+      const EnableGrad enable;
+      const FlagScope scope(recomputing);
+      output = fn(again);
+    }
+    default_generator().set_state(current);
+    if (output.requires_grad()) camo::backward(output, dy[0]);
+    Tensors gradients;
+    for (const Tensor& input : again) gradients.push_back(input.defined() ? input.grad() : Tensor());
+    return gradients;
+  }
+};
+
+}  // namespace
+
+Tensor checkpoint(const std::function<Tensor(const Tensors&)>& fn, const Tensors& inputs) {
+  if (!grad_enabled()) return fn(inputs);
+  auto node = std::make_shared<CheckpointNode>();
+  node->fn = fn;
+  node->random_state = default_generator().state();
+  Tensor output;
+  {
+    const NoGrad no_grad;
+    output = fn(inputs).detach();
+  }
+  for (const Tensor& input : inputs) {
+    node->inputs.push_back(std::make_unique<Saved>(node.get(), "input"));
+    *node->inputs.back() = input;
+  }
+  // fn's parameters are not among the inputs, so the node is recorded whether or not an input requires a gradient.
+  connect(node, std::span<const Tensor>(&output, 1), inputs);
+  return output;
+}
+
+}  // namespace camo
