@@ -1,0 +1,53 @@
+# The libraries camo uses besides CUDA, as targets camo_deps::NAME. Found by header and library file, because the CMake
+# files of Debian's packages hold absolute paths and can't be moved into a folder made by `make offline-deps`.
+# An installed camo ships this file: find_package(camo) includes it.
+#
+# CAMO_OFFLINE_DEPS is such a folder (include/, lib/). Named explicitly it comes before the system's packages;
+# .offline-deps in the source tree, if there, is looked at after them.
+set(CAMO_OFFLINE_DEPS "" CACHE PATH "Folder made by `make offline-deps`, searched before the system's packages")
+set(camo_deps_hints ${CAMO_OFFLINE_DEPS})
+set(camo_deps_fallback ${CMAKE_CURRENT_LIST_DIR}/../.offline-deps)
+
+# camo_dependency(NAME HEADER file [LIBRARY name] [DEFINITIONS ...] [LINKS targets...]): makes camo_deps::NAME; sets
+# CAMO_HAVE_NAME (in capitals) to whether it was found. Found libraries in an offline folder need their own rpath, also
+# for the libraries they load in turn, which only the old DT_RPATH tag gives.
+function(camo_dependency name)
+  cmake_parse_arguments(arg "" "HEADER;LIBRARY" "DEFINITIONS;LINKS" ${ARGN})
+  string(TOUPPER ${name} upper)
+  find_path(CAMO_${upper}_INCLUDE ${arg_HEADER}
+    HINTS ${camo_deps_hints} PATHS ${camo_deps_fallback} PATH_SUFFIXES include)
+  mark_as_advanced(CAMO_${upper}_INCLUDE)
+  if(arg_LIBRARY)
+    find_library(CAMO_${upper}_LIBRARY ${arg_LIBRARY}
+      HINTS ${camo_deps_hints} PATHS ${camo_deps_fallback} PATH_SUFFIXES lib)
+    mark_as_advanced(CAMO_${upper}_LIBRARY)
+  endif()
+  set(found OFF)
+  if(CAMO_${upper}_INCLUDE AND (NOT arg_LIBRARY OR CAMO_${upper}_LIBRARY))
+    set(found ON)
+    if(NOT TARGET camo_deps::${name})
+      add_library(camo_deps::${name} INTERFACE IMPORTED)
+      target_include_directories(camo_deps::${name} SYSTEM INTERFACE ${CAMO_${upper}_INCLUDE})
+      target_compile_definitions(camo_deps::${name} INTERFACE ${arg_DEFINITIONS})
+      target_link_libraries(camo_deps::${name} INTERFACE ${arg_LINKS})
+      if(arg_LIBRARY)
+        target_link_libraries(camo_deps::${name} INTERFACE ${CAMO_${upper}_LIBRARY})
+        if(NOT CAMO_${upper}_LIBRARY MATCHES "^/usr/")
+          target_link_options(camo_deps::${name} INTERFACE LINKER:--disable-new-dtags)
+        endif()
+      endif()
+    endif()
+  endif()
+  set(CAMO_HAVE_${upper} ${found} PARENT_SCOPE)
+endfunction()
+
+camo_dependency(dnnl HEADER dnnl.hpp LIBRARY dnnl)
+camo_dependency(turbojpeg HEADER turbojpeg.h LIBRARY turbojpeg)
+camo_dependency(stb HEADER stb/stb_image.h)
+camo_dependency(json HEADER nlohmann/json.hpp)
+camo_dependency(cli11 HEADER CLI/CLI.hpp)
+camo_dependency(fmt HEADER fmt/format.h LIBRARY fmt)
+if(CAMO_HAVE_FMT)
+  camo_dependency(spdlog HEADER spdlog/spdlog.h LIBRARY spdlog LINKS camo_deps::fmt
+    DEFINITIONS SPDLOG_COMPILED_LIB SPDLOG_SHARED_LIB SPDLOG_FMT_EXTERNAL)
+endif()
