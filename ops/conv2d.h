@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/tensor.h"
+#include "ops/cpu_kernels.h"
 
 namespace camo {
 
@@ -17,11 +18,5 @@ struct Conv2dOptions {
 /// x [N, H, W, C], weight [O, KH, KW, C / groups], bias [O] or undefined -> [N, H', W', O] with
 /// H' = (H + 2 * padding - dilation * (KH - 1) - 1) / stride + 1.
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Conv2dOptions& options = {});
-
-/// Which implementation conv2d uses on the CPU: the library where it can (f32), or the plain loops (the oracle).
-enum class CpuKernels { fast, plain };
-CpuKernels cpu_kernels();
-/// For tests and measurements. Applies to all operations with a fast CPU path; default fast.
-void set_cpu_kernels(CpuKernels choice);
 
 }  // namespace camo
