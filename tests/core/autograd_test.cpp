@@ -1,0 +1,237 @@
+#include "core/autograd.h"
+
+#include "core/random.h"
+#include "tests/support/test_support.h"
+
+// The tape itself, on two operations of its own: it must not depend on ops/.
+namespace camo {
+namespace {
+
+/// y = a * b, element by element.
+struct ProductNode final : Node {
+  ProductNode() : Node("product") {}
+  Saved a{this, "a"}, b{this, "b"};
+  static Tensor multiply(const Tensor& x, const Tensor& y) {
+    Tensor z = empty_like(x);
+    for (int64_t i = 0; i < x.numel(); ++i) z.data<double>()[i] = x.data<double>()[i] * y.data<double>()[i];
+    return z;
+  }
+  Tensors backward(const Tensors& dy) override {
+    return {needs(0) ? multiply(dy[0], *b) : Tensor(), needs(1) ? multiply(dy[0], *a) : Tensor()};
+  }
+};
+
+Tensor product(const Tensor& a, const Tensor& b) {
+  Tensor y = ProductNode::multiply(a, b);
+  if (auto* node = record<ProductNode>(y, {a, b})) {
+    node->a = a;
+    node->b = b;
+  }
+  return y;
+}
+
+/// Two copies of x, as two outputs.
+struct TwinNode final : Node {
+  TwinNode() : Node("twin") {}
+  int calls = 0;
+  Tensors backward(const Tensors& dy) override {
+    Tensor dx = zeros_like(dy[0].defined() ? dy[0] : dy[1]);
+    for (const Tensor& part : dy) {
+      if (part.defined()) add_into(dx, part);
+    }
+    return {dx};
+  }
+};
+
+Tensors twin(const Tensor& x) {
+  Tensors outputs{clone(x), clone(x)};
+  record<TwinNode>(std::span<const Tensor>(outputs), std::span<const Tensor>(&x, 1));
+  return outputs;
+}
+
+Tensor leaf(std::vector<double> values) {
+  const auto count = static_cast<int64_t>(values.size());
+  return from_vector<double>(values, {count}).set_requires_grad(true);
+}
+std::vector<double> grad_of(const Tensor& x) { return x.grad().to_vector<double>(); }
+const std::vector<double> kOnes{1, 1};
+Tensor ones2() { return ones({2}, f64); }
+
+TEST(Autograd, ProductRule) {
+  const Tensor a = leaf({2, 3}), b = leaf({5, 7});
+  backward(product(a, b), ones2());
+  EXPECT_EQ(grad_of(a), (std::vector<double>{5, 7}));
+  EXPECT_EQ(grad_of(b), (std::vector<double>{2, 3}));
+}
+
+TEST(Autograd, ReusedTensorsSumTheirGradients) {
+  const Tensor x = leaf({2, 3});
+  const Tensor square = product(x, x);
+  backward(product(square, square), ones2());  // x^4
+  EXPECT_EQ(grad_of(x), (std::vector<double>{32, 108}));
+}
+
+TEST(Autograd, AccumulatesOverCalls) {
+  const Tensor x = leaf({2, 3}), one = ones2();
+  backward(product(x, one), ones2());
+  backward(product(x, one), ones2());
+  EXPECT_EQ(grad_of(x), (std::vector<double>{2, 2}));
+}
+
+TEST(Autograd, LeavesNeverShareGradientMemory) {
+  const Tensor x = leaf({1, 1}), y = leaf({1, 1});
+  const Tensors both = twin(x);
+  const Tensor outputs[] = {both[0], y};
+  const Tensor seed = ones2();
+  const Tensor seeds[] = {seed, seed};
+  backward(outputs, seeds);
+  fill(x.grad(), 9);
+  EXPECT_EQ(grad_of(y), kOnes);
+  EXPECT_EQ(seed.to_vector<double>(), kOnes);
+}
+
+TEST(Autograd, NodesWithSeveralOutputsMayMissSomeGradients) {
+  const Tensor x = leaf({2, 3});
+  const Tensors parts = twin(x);
+  backward(parts[1], ones2());
+  EXPECT_EQ(grad_of(x), kOnes);
+  backward(product(twin(x)[0], twin(x)[1]), ones2());
+  EXPECT_EQ(grad_of(x), (std::vector<double>{5, 7}));
+}
+
+TEST(Autograd, NothingIsRecordedWithoutNeed) {
+  const Tensor x = ones2(), w = leaf({1, 2});
+  EXPECT_FALSE(product(x, x).requires_grad());
+  {
+    const NoGrad no_grad;
+    EXPECT_FALSE(product(x, w).requires_grad());
+    const EnableGrad enable;
+    EXPECT_TRUE(product(x, w).requires_grad());
+  }
+  EXPECT_TRUE(product(x, w).requires_grad());
+  EXPECT_FALSE(product(x, w).detach().requires_grad());
+}
+
+TEST(Autograd, OnlyNeededGradientsAreMade) {
+  const Tensor x = ones2(), w = leaf({1, 2});
+  const Tensor y = product(x, w);
+  EXPECT_FALSE(y.grad_node()->needs(0));
+  EXPECT_TRUE(y.grad_node()->needs(1));
+  backward(y, ones2());
+  EXPECT_FALSE(x.grad().defined());
+}
+
+TEST(Autograd, ChangedSavedTensorIsNamed) {
+  const Tensor x = leaf({2, 3}), w = leaf({1, 1});
+  const Tensor y = product(x, w);
+  fill(w, 5);
+  EXPECT_ERROR(backward(y, ones2()), "'b' saved by product was changed in place");
+}
+
+TEST(Autograd, SecondBackwardNeedsRetainGraph) {
+  const Tensor x = leaf({2, 3});
+  const Tensor y = product(x, x);
+  backward(y, ones2(), {.retain_graph = true});
+  backward(y, ones2());
+  EXPECT_EQ(grad_of(x), (std::vector<double>{8, 12}));
+  EXPECT_ERROR(backward(y, ones2()), "'b' saved by product was freed by an earlier backward; pass retain_graph");
+}
+
+TEST(Autograd, SavedTensorsAreFreedOnTheWay) {
+  const Tensor x = leaf(std::vector<double>(1000, 1.0));
+  Tensor y = product(product(x, x), x);
+  const Tensor seed = ones({1000}, f64);
+  const int64_t with_graph = memory_stats(cpu).live_bytes;
+  backward(y, seed);
+  EXPECT_EQ(memory_stats(cpu).live_bytes, with_graph);  // one intermediate freed, one gradient kept
+}
+
+TEST(Autograd, DeepGraphsNeedNoStack) {
+  const Tensor x = leaf({1, 1});
+  const Tensor one = ones2();
+  Tensor y = x;
+  for (int i = 0; i < 200000; ++i) y = product(y, one);
+  backward(y, ones2());
+  EXPECT_EQ(grad_of(x), kOnes);
+}
+
+TEST(Autograd, DeepGraphsAreDestroyedWithoutBackward) {
+  Tensor y = leaf({1, 1});
+  const Tensor one = ones2();
+  for (int i = 0; i < 200000; ++i) y = product(y, one);
+  y = Tensor();  // must not recurse 200000 deep
+  SUCCEED();
+}
+
+TEST(Autograd, HooksRunOnceTheGradientIsComplete) {
+  const Tensor x = leaf({2, 3});
+  std::vector<std::vector<double>> seen;
+  const uint64_t handle = add_gradient_hook(x, [&](const Tensor& p) { seen.push_back(grad_of(p)); });
+  backward(product(product(x, x), x), ones2());
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0], (std::vector<double>{12, 27}));
+  remove_gradient_hook(handle);
+  backward(product(x, x), ones2());
+  EXPECT_EQ(seen.size(), 1u);
+}
+
+TEST(Autograd, BackwardThroughALeafItself) {
+  const Tensor x = leaf({2, 3});
+  backward(x, ones2());
+  EXPECT_EQ(grad_of(x), kOnes);
+}
+
+TEST(Autograd, ErrorsSayWhatIsWrong) {
+  const Tensor x = leaf({2, 3});
+  EXPECT_ERROR(backward(ones2(), ones2()), "the output has no graph");
+  EXPECT_ERROR(backward(product(x, x)), "an output with 2 elements, shape [2], needs a gradient");
+  EXPECT_ERROR(backward(product(x, x), ones({3}, f64)), "must be f64 [2] as the output is; got f64 [3]");
+  EXPECT_ERROR(require_no_gradient("argmax", {x}), "argmax: has no gradient");
+  EXPECT_ERROR(product(x, x).set_requires_grad(false), "use detach()");
+  EXPECT_ERROR(add_gradient_hook(ones2(), [](const Tensor&) {}), "needs a leaf that requires a gradient");
+}
+
+TEST(Checkpoint, GivesTheSameGradientsForLessMemory) {
+  const Tensor x = leaf({2, 3}), w = leaf({5, 7});
+  int runs = 0, recomputed = 0;
+  const auto fn = [&](const Tensors& in) {
+    ++runs;
+    recomputed += is_recomputing();
+    return product(product(in[0], w), in[0]);
+  };
+  const Tensor y = product(checkpoint(fn, {x}), x);  // w x^3
+  EXPECT_EQ(runs, 1);
+  backward(y, ones2());
+  EXPECT_EQ(runs, 2);
+  EXPECT_EQ(recomputed, 1);
+  EXPECT_FALSE(is_recomputing());
+  EXPECT_EQ(grad_of(x), (std::vector<double>{3 * 5 * 4, 3 * 7 * 9}));
+  EXPECT_EQ(grad_of(w), (std::vector<double>{8, 27}));
+}
+
+TEST(Checkpoint, ParametersGetGradientsWhenNoInputNeedsOne) {
+  const Tensor w = leaf({5, 7});
+  const Tensor y = checkpoint([&](const Tensors& in) { return product(in[0], w); }, {ones2()});
+  backward(y, ones2());
+  EXPECT_EQ(grad_of(w), kOnes);
+}
+
+TEST(Checkpoint, RepeatsItsRandomDraws) {
+  seed_everything(4);
+  const Tensor x = leaf({2, 3});
+  std::vector<std::vector<double>> draws;
+  const auto fn = [&](const Tensors& in) {
+    const Tensor noise = random_uniform({2}, 0, 1, f64);
+    draws.push_back(noise.to_vector<double>());
+    return product(in[0], noise);
+  };
+  const Tensor y = checkpoint(fn, {x});
+  const RandomKey after = default_generator().state();
+  backward(y, ones2());
+  ASSERT_EQ(draws.size(), 2u);
+  EXPECT_EQ(draws[0], draws[1]);
+  EXPECT_EQ(default_generator().state().stream, after.stream);
+}
+
+}  // namespace
+}  // namespace camo
