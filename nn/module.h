@@ -126,6 +126,7 @@ class Module {
     Layout layout;
     bool is_buffer;
   };
+  void check_name(const std::string& name) const;
   void collect(const std::string& prefix, std::vector<NamedTensor>& out) const;
 
   std::vector<Slot> slots_;
