@@ -5,8 +5,12 @@
 # CAMO_OFFLINE_DEPS is such a folder (include/, lib/). Named explicitly it comes before the system's packages;
 # .offline-deps in the source tree, if there, is looked at after them.
 set(CAMO_OFFLINE_DEPS "" CACHE PATH "Folder made by `make offline-deps`, searched before the system's packages")
-set(camo_deps_hints ${CAMO_OFFLINE_DEPS})
-set(camo_deps_fallback ${CMAKE_CURRENT_LIST_DIR}/../.offline-deps)
+if(CAMO_OFFLINE_DEPS)
+  list(PREPEND CMAKE_PREFIX_PATH ${CAMO_OFFLINE_DEPS})
+elseif(EXISTS ${CMAKE_CURRENT_LIST_DIR}/../.offline-deps)
+  get_filename_component(camo_deps_fallback ${CMAKE_CURRENT_LIST_DIR}/../.offline-deps ABSOLUTE)
+  list(APPEND CMAKE_SYSTEM_PREFIX_PATH ${camo_deps_fallback})
+endif()
 
 # camo_dependency(NAME HEADER file [LIBRARY name] [DEFINITIONS ...] [LINKS targets...]): makes camo_deps::NAME; sets
 # CAMO_HAVE_NAME (in capitals) to whether it was found. Found libraries in an offline folder need their own rpath, also
@@ -14,12 +18,10 @@ set(camo_deps_fallback ${CMAKE_CURRENT_LIST_DIR}/../.offline-deps)
 function(camo_dependency name)
   cmake_parse_arguments(arg "" "HEADER;LIBRARY" "DEFINITIONS;LINKS" ${ARGN})
   string(TOUPPER ${name} upper)
-  find_path(CAMO_${upper}_INCLUDE ${arg_HEADER}
-    HINTS ${camo_deps_hints} PATHS ${camo_deps_fallback} PATH_SUFFIXES include)
+  find_path(CAMO_${upper}_INCLUDE ${arg_HEADER})
   mark_as_advanced(CAMO_${upper}_INCLUDE)
   if(arg_LIBRARY)
-    find_library(CAMO_${upper}_LIBRARY ${arg_LIBRARY}
-      HINTS ${camo_deps_hints} PATHS ${camo_deps_fallback} PATH_SUFFIXES lib)
+    find_library(CAMO_${upper}_LIBRARY ${arg_LIBRARY})
     mark_as_advanced(CAMO_${upper}_LIBRARY)
   endif()
   set(found OFF)
