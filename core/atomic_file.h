@@ -1,0 +1,29 @@
+// A file that appears whole or not at all.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace camo {
+
+/// Writes to a temporary file beside `path`; commit() syncs it, renames it to `path` and syncs the folder. Without
+/// commit() nothing stays. Errors are ErrorCode::checkpoint and name the path and the reason.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(const void* data, size_t bytes);
+  void commit();
+
+ private:
+  [[noreturn]] void failed(const char* action) const;
+
+  std::filesystem::path path_, folder_;
+  std::string temporary_;  // empty once there is none to remove
+  int descriptor_ = -1;
+};
+
+}  // namespace camo
