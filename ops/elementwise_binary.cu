@@ -1,0 +1,229 @@
+// Binary elementwise operations with broadcasting. The gradient of a broadcast operand is summed to its shape.
+//
+//   add, sub           da = dy, db = +-dy              saves nothing
+//   mul                da = dy b, db = dy a            saves the other operand of each one that needs a gradient
+//   div                da = dy / b, db = -da y         saves b and y
+//   maximum, minimum   dy goes to the chosen one, half to each where they are equal; saves a and b
+//   where              dy goes to x where the condition holds, else to y; saves the condition
+#include "core/autograd.h"
+#include "ops/detail/elementwise.h"
+#include "ops/detail/strided_loop.h"
+#include "ops/elementwise.h"
+#include "ops/reduce.h"
+
+namespace camo {
+
+namespace {
+
+/// A fresh tensor for the broadcast result, after the checks of both operands.
+Tensor empty_for(const Tensor& a, const Tensor& b, const char* op) {
+  detail::check_same_kind(a, b, op);
+  return empty(broadcast_shapes(a.shape(), b.shape(), op), a.dtype(), a.device());
+}
+
+template <class Fn>
+Tensor binary_floating(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
+  return dispatch_floating(a.dtype(), op, [&]<class T>() {
+    const Tensor y = empty_for(a, b, op);
+    detail::map<T, T>(y, a, b, [fn](T p, T q) { return static_cast<T>(fn(p, q)); });
+    return y;
+  });
+}
+
+template <class Fn>
+Tensor binary_arithmetic(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
+  return detail::dispatch_arithmetic(a.dtype(), op, [&]<class T>() {
+    const Tensor y = empty_for(a, b, op);
+    detail::map<T, T>(y, a, b, [fn](T p, T q) { return static_cast<T>(fn(p, q)); });
+    return y;
+  });
+}
+
+struct AddNode final : Node {
+  AddNode(const char* name, Shape shape_a, Shape shape_b, bool subtract)
+      : Node(name), a_shape(shape_a), b_shape(shape_b), negate_b(subtract) {}
+  Shape a_shape, b_shape;
+  bool negate_b;
+
+  Tensors backward(const Tensors& dy) override {
+    Tensor da, db;
+    if (needs(0)) da = sum_to(dy[0], a_shape);
+    if (needs(1)) db = sum_to(dy[0], b_shape);
+    if (db.defined() && negate_b) db = neg(db);
+    return {da, db};
+  }
+};
+
+struct MulNode final : Node {
+  MulNode(Shape shape_a, Shape shape_b) : Node("mul"), a_shape(shape_a), b_shape(shape_b) {}
+  Shape a_shape, b_shape;
+  Saved a{this, "a"}, b{this, "b"};
+
+  Tensors backward(const Tensors& dy) override {
+    Tensor da, db;
+    if (needs(0)) da = detail::sum_product_to(dy[0], *b, a_shape);
+    if (needs(1)) db = detail::sum_product_to(dy[0], *a, b_shape);
+    return {da, db};
+  }
+};
+
+struct DivNode final : Node {
+  DivNode(Shape shape_a, Shape shape_b) : Node("div"), a_shape(shape_a), b_shape(shape_b) {}
+  Shape a_shape, b_shape;
+  Saved b{this, "b"}, y{this, "y"};
+
+  Tensors backward(const Tensors& dy) override {
+    const Tensor da = div(dy[0], *b);
+    Tensor db;
+    if (needs(1)) db = neg(detail::sum_product_to(da, *y, b_shape));
+    return {needs(0) ? sum_to(da, a_shape) : Tensor(), db};
+  }
+};
+
+struct ExtremumNode final : Node {
+  ExtremumNode(const char* name, bool is_larger) : Node(name), larger(is_larger) {}
+  bool larger;
+  Saved a{this, "a"}, b{this, "b"};
+
+  Tensors backward(const Tensors& dy) override {
+    const double above = larger ? 1 : 0;
+    const Tensor share = binary_floating(*a, *b, "maximum", [above](auto p, auto q) {
+      return p == q ? 0.5 : p > q ? above : 1 - above;
+    });
+    const Tensor da = mul(dy[0], share);
+    return {needs(0) ? sum_to(da, a->shape()) : Tensor(), needs(1) ? sum_to(sub(dy[0], da), b->shape()) : Tensor()};
+  }
+};
+
+Tensor extremum(const Tensor& a, const Tensor& b, bool larger) {
+  const char* op = larger ? "maximum" : "minimum";
+  const Tensor y = larger ? binary_arithmetic(a, b, op, [](auto p, auto q) { return p > q || p != p ? p : q; })
+                          : binary_arithmetic(a, b, op, [](auto p, auto q) { return p < q || p != p ? p : q; });
+  if (auto* node = record<ExtremumNode>(y, {a, b}, op, larger)) {
+    node->a = a;
+    node->b = b;
+  }
+  return y;
+}
+
+/// condition ? x : y of any dtype, already checked; not recorded.
+Tensor choose(const Tensor& condition, const Tensor& x, const Tensor& y, const Shape& shape) {
+  const Tensor result = empty(shape, x.dtype(), x.device());
+  dispatch_all(x.dtype(), [&]<class T>() {
+    const bool* const c = condition.data<bool>();
+    const T* const in_x = x.data<T>();
+    const T* const in_y = y.data<T>();
+    T* const out = result.data<T>();
+    detail::strided_loop<4>(shape,
+                            {result.strides(), detail::broadcast_strides(condition, shape),
+                             detail::broadcast_strides(x, shape), detail::broadcast_strides(y, shape)},
+                            [=](int64_t count, const auto& offset, const auto& step) {
+                              for (int64_t i = 0; i < count; ++i) {
+                                out[offset[0] + i * step[0]] = c[offset[1] + i * step[1]]
+                                                                   ? in_x[offset[2] + i * step[2]]
+                                                                   : in_y[offset[3] + i * step[3]];
+                              }
+                            });
+  });
+  return result;
+}
+
+struct WhereNode final : Node {
+  WhereNode(Shape shape_x, Shape shape_y) : Node("where"), x_shape(shape_x), y_shape(shape_y) {}
+  Shape x_shape, y_shape;
+  Saved condition{this, "condition"};
+
+  Tensors backward(const Tensors& dy) override {
+    const Tensor zero = zeros({}, dy[0].dtype(), dy[0].device());
+    Tensor dx, dother;
+    if (needs(1)) dx = sum_to(choose(*condition, dy[0], zero, dy[0].shape()), x_shape);
+    if (needs(2)) dother = sum_to(choose(*condition, zero, dy[0], dy[0].shape()), y_shape);
+    return {Tensor(), dx, dother};
+  }
+};
+
+template <class Fn>
+Tensor compare(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
+  detail::check_same_kind(a, b, op);
+  const Tensor y = empty(broadcast_shapes(a.shape(), b.shape(), op), boolean, a.device());
+  dispatch_all(a.dtype(), [&]<class T>() {
+    detail::map<T, bool>(y, a, b, [fn](T p, T q) {
+      if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
+        return fn(static_cast<float>(p), static_cast<float>(q));
+      } else {
+        return fn(p, q);
+      }
+    });
+  });
+  return y;
+}
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b) {
+  const Tensor y = binary_arithmetic(a, b, "add", [](auto p, auto q) { return p + q; });
+  record<AddNode>(y, {a, b}, "add", a.shape(), b.shape(), false);
+  return y;
+}
+
+Tensor sub(const Tensor& a, const Tensor& b) {
+  const Tensor y = binary_arithmetic(a, b, "sub", [](auto p, auto q) { return p - q; });
+  record<AddNode>(y, {a, b}, "sub", a.shape(), b.shape(), true);
+  return y;
+}
+
+Tensor mul(const Tensor& a, const Tensor& b) {
+  const Tensor y = binary_arithmetic(a, b, "mul", [](auto p, auto q) { return p * q; });
+  if (auto* node = record<MulNode>(y, {a, b}, a.shape(), b.shape())) {
+    if (node->needs(0)) node->b = b;
+    if (node->needs(1)) node->a = a;
+  }
+  return y;
+}
+
+Tensor div(const Tensor& a, const Tensor& b) {
+  const Tensor y = binary_floating(a, b, "div", [](auto p, auto q) { return p / q; });
+  if (auto* node = record<DivNode>(y, {a, b}, a.shape(), b.shape())) {
+    node->b = b;
+    if (node->needs(1)) node->y = y;
+  }
+  return y;
+}
+
+Tensor maximum(const Tensor& a, const Tensor& b) { return extremum(a, b, true); }
+Tensor minimum(const Tensor& a, const Tensor& b) { return extremum(a, b, false); }
+
+Tensor where(const Tensor& condition, const Tensor& x, const Tensor& y) {
+  CAMO_CHECK(condition.dtype() == boolean, "where: the condition must be bool; got ", condition.dtype(),
+             "; compare, or convert with to(condition, boolean)");
+  detail::check_same_kind(x, y, "where");
+  const Shape shape = broadcast_shapes(condition.shape(), broadcast_shapes(x.shape(), y.shape(), "where"), "where");
+  const Tensor result = choose(condition, x, y, shape);
+  if (auto* node = record<WhereNode>(result, {condition, x, y}, x.shape(), y.shape())) node->condition = condition;
+  return result;
+}
+
+Tensor greater(const Tensor& a, const Tensor& b) {
+  return compare(a, b, "greater", [](auto p, auto q) { return p > q; });
+}
+
+Tensor greater_equal(const Tensor& a, const Tensor& b) {
+  return compare(a, b, "greater_equal", [](auto p, auto q) { return p >= q; });
+}
+
+Tensor equal(const Tensor& a, const Tensor& b) {
+  return compare(a, b, "equal", [](auto p, auto q) { return p == q; });
+}
+
+Tensor greater(const Tensor& x, double number) {
+  const Tensor y = empty(x.shape(), boolean, x.device());
+  dispatch_all(x.dtype(), [&]<class T>() {
+    // Floating numbers compare in their own precision, so that 0.1f > 0.1 is false.
+    using Number = std::conditional_t<std::is_same_v<T, float>, float, double>;
+    const Number limit = static_cast<Number>(number);
+    detail::map<T, bool>(y, x, [limit](T value) { return convert<Number>(value) > limit; });
+  });
+  return y;
+}
+
+}  // namespace camo

@@ -1,0 +1,69 @@
+// The k largest elements along the last axis, largest first, equal ones in order of position; NaN counts as largest.
+//
+// Gradient: dx = dvalues at the chosen places, 0 elsewhere. Saves the indices.
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "core/autograd.h"
+#include "core/parallel.h"
+#include "ops/shape_ops.h"
+
+namespace camo {
+
+namespace {
+
+/// Whether element i comes before element j: a total order, so that the result is unique.
+template <class T>
+bool comes_before(const T* row, int64_t i, int64_t j) {
+  const T a = row[i], b = row[j];
+  const bool a_nan = a != a, b_nan = b != b;
+  if (a_nan || b_nan) return a_nan == b_nan ? i < j : a_nan;
+  return a == b ? i < j : a > b;
+}
+
+template <class T>
+void top_k_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t extent, int64_t k) {
+  parallel_for(rows, std::max<int64_t>(1, 4096 / extent), [=](int64_t begin, int64_t end) {
+    std::vector<int64_t> order(static_cast<size_t>(extent));
+    for (int64_t r = begin; r < end; ++r) {
+      const T* const row = x + r * extent;
+      std::iota(order.begin(), order.end(), 0);
+      std::partial_sort(order.begin(), order.begin() + k, order.end(),
+                        [row](int64_t i, int64_t j) { return comes_before(row, i, j); });
+      for (int64_t i = 0; i < k; ++i) {
+        indices[r * k + i] = order[static_cast<size_t>(i)];
+        values[r * k + i] = row[order[static_cast<size_t>(i)]];
+      }
+    }
+  });
+}
+
+struct TopKNode final : Node {
+  explicit TopKNode(int64_t of) : Node("top_k"), extent(of) {}
+  int64_t extent;
+  Saved indices{this, "indices"};
+  Tensors backward(const Tensors& dy) override { return {scatter_add(dy[0], -1, *indices, extent)}; }
+};
+
+}  // namespace
+
+TopK top_k(const Tensor& x, int64_t k) {
+  CAMO_CHECK(x.dims() >= 1, "top_k: x must have an axis; got ", x.shape());
+  const int64_t extent = x.shape().back();
+  CAMO_CHECK(0 <= k && k <= extent, "top_k: k must lie within the last extent of x; got k ", k, ", x ", x.shape());
+  return dispatch_floating(x.dtype(), "top_k", [&]<class T>() {
+    const Tensor source = x.is_contiguous() ? x : clone(x);
+    Shape shape = x.shape();
+    shape[x.dims() - 1] = k;
+    const TopK result{empty(shape, x.dtype(), x.device()), empty(shape, i64, x.device())};
+    if (result.values.numel() > 0) {
+      top_k_rows(result.values.data<T>(), result.indices.data<int64_t>(), source.data<T>(), x.numel() / extent, extent,
+                 k);
+    }
+    if (auto* node = record<TopKNode>(result.values, {x}, extent)) node->indices = result.indices;
+    return result;
+  });
+}
+
+}  // namespace camo
