@@ -1,0 +1,291 @@
+// Two-dimensional convolution (cross-correlation), channels last, in groups.
+//
+//   y[n, oy, ox, o]    = bias[o] + sum over ky, kx, i of x[n, iy, ix, g * I + i] * weight[o, ky, kx, i]
+//                        with iy = oy * stride - padding + ky * dilation (ix likewise), g the group of o, I = C /
+//                        groups
+//   dx[n, iy, ix, c]   = sum over the (oy, ox, o, ky, kx) that read it of dy * weight
+//   dweight[o, ky, kx] = sum over n, oy, ox of dy[n, oy, ox, o] * x[n, iy, ix, group of o]
+//   dbias              = sum over n, oy, ox of dy
+//
+// Saves x and weight. Sums in the element type. Implementations on the CPU: the plain loops below (the oracle); a
+// matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 problems; for other
+// problems with one group, a matrix product over gathered windows.
+#include "core/autograd.h"
+#include "core/parallel.h"
+#include "ops/conv2d.h"
+#include "ops/detail/conv_depthwise.h"
+#include "ops/detail/conv_im2col.h"
+#include "ops/detail/conv_problem.h"
+#include "ops/detail/onednn_conv.h"
+#include "ops/matmul.h"
+#include "ops/reduce.h"
+#include "ops/shape_ops.h"
+
+namespace camo {
+
+namespace {
+
+using detail::ConvProblem;
+using detail::TapRange;
+
+template <class T>
+void plain_forward(const ConvProblem& p, const T* x, const T* weight, const T* bias, T* y) {
+  const int64_t inputs = p.inputs_per_group(), outputs = p.outputs_per_group();
+  parallel_for(p.n * p.oh, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t image = row / p.oh, oy = row % p.oh;
+      for (int64_t ox = 0; ox < p.ow; ++ox) {
+        for (int64_t o = 0; o < p.o; ++o) {
+          T sum = bias ? bias[o] : T(0);
+          for (int64_t ky = 0; ky < p.kh; ++ky) {
+            const int64_t iy = oy * p.stride_h - p.padding_h + ky * p.dilation_h;
+            if (iy < 0 || iy >= p.h) continue;
+            for (int64_t kx = 0; kx < p.kw; ++kx) {
+              const int64_t ix = ox * p.stride_w - p.padding_w + kx * p.dilation_w;
+              if (ix < 0 || ix >= p.w) continue;
+              const T* from = x + ((image * p.h + iy) * p.w + ix) * p.c + o / outputs * inputs;
+              const T* taps = weight + ((o * p.kh + ky) * p.kw + kx) * inputs;
+#pragma omp simd reduction(+ : sum)
+              for (int64_t i = 0; i < inputs; ++i) sum += from[i] * taps[i];
+            }
+          }
+          y[(row * p.ow + ox) * p.o + o] = sum;
+        }
+      }
+    }
+  });
+}
+
+// dx is zero before. One image a thread: each element has one writer.
+template <class T>
+void plain_backward_data(const ConvProblem& p, const T* dy, const T* weight, T* dx) {
+  const int64_t inputs = p.inputs_per_group(), outputs = p.outputs_per_group();
+  parallel_for(p.n, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * p.oh; row < end * p.oh; ++row) {
+      const int64_t image = row / p.oh, oy = row % p.oh;
+      for (int64_t ox = 0; ox < p.ow; ++ox) {
+        for (int64_t o = 0; o < p.o; ++o) {
+          const T d = dy[(row * p.ow + ox) * p.o + o];
+          for (int64_t ky = 0; ky < p.kh; ++ky) {
+            const int64_t iy = oy * p.stride_h - p.padding_h + ky * p.dilation_h;
+            if (iy < 0 || iy >= p.h) continue;
+            for (int64_t kx = 0; kx < p.kw; ++kx) {
+              const int64_t ix = ox * p.stride_w - p.padding_w + kx * p.dilation_w;
+              if (ix < 0 || ix >= p.w) continue;
+              T* to = dx + ((image * p.h + iy) * p.w + ix) * p.c + o / outputs * inputs;
+              const T* taps = weight + ((o * p.kh + ky) * p.kw + kx) * inputs;
+#pragma omp simd
+              for (int64_t i = 0; i < inputs; ++i) to[i] += d * taps[i];
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+// dweight is zero before.
+template <class T>
+void plain_backward_weight(const ConvProblem& p, const T* x, const T* dy, T* dweight) {
+  const int64_t inputs = p.inputs_per_group(), outputs = p.outputs_per_group();
+  parallel_for(p.o, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t ky = 0; ky < p.kh; ++ky) {
+        const TapRange vertical(ky, p.h, p.oh, p.stride_h, p.padding_h, p.dilation_h);
+        for (int64_t kx = 0; kx < p.kw; ++kx) {
+          const TapRange horizontal(kx, p.w, p.ow, p.stride_w, p.padding_w, p.dilation_w);
+          T* to = dweight + ((o * p.kh + ky) * p.kw + kx) * inputs;
+          for (int64_t image = 0; image < p.n; ++image) {
+            for (int64_t oy = vertical.begin; oy < vertical.end; ++oy) {
+              const int64_t iy = oy * p.stride_h - p.padding_h + ky * p.dilation_h;
+              for (int64_t ox = horizontal.begin; ox < horizontal.end; ++ox) {
+                const int64_t ix = ox * p.stride_w - p.padding_w + kx * p.dilation_w;
+                const T d = dy[((image * p.oh + oy) * p.ow + ox) * p.o + o];
+                const T* from = x + ((image * p.h + iy) * p.w + ix) * p.c + o / outputs * inputs;
+#pragma omp simd
+                for (int64_t i = 0; i < inputs; ++i) to[i] += d * from[i];
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+enum class Method { plain, depthwise, onednn, im2col };
+enum class Pass { forward, backward_data, backward_weight };
+
+Method choose_method(const ConvProblem& p, DType dtype, Pass pass) {
+  if (cpu_kernels() == CpuKernels::plain || p.n * p.oh * p.ow * p.o * p.c == 0) return Method::plain;
+  bool library = false;
+#ifdef CAMO_WITH_ONEDNN
+  library = dtype == f32;
+#endif
+  if (detail::is_depthwise(p) && (pass != Pass::backward_data || detail::has_depthwise_backward_data(p))) {
+    // With one input a group, oneDNN takes half of our time forward and for dx, but up to 20 times as long for dweight
+    // (kernels 5 to 9). With four inputs a group, our loops take a third to all of its time.
+    const bool library_is_faster = p.inputs_per_group() == 1 && pass != Pass::backward_weight;
+    return library && library_is_faster ? Method::onednn : Method::depthwise;
+  }
+  if (library) return Method::onednn;
+  return detail::has_im2col(p) ? Method::im2col : Method::plain;
+}
+
+Tensor forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const Method method = choose_method(p, x.dtype(), Pass::forward);
+  if (method == Method::im2col) return detail::im2col_forward(p, x, weight, bias);
+  Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype());
+  dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
+    const T* bias_data = bias.defined() ? bias.data<T>() : nullptr;
+#ifdef CAMO_WITH_ONEDNN
+    if constexpr (std::is_same_v<T, float>) {
+      if (method == Method::onednn) {
+        return onednn::conv_forward(p, x.data<T>(), weight.data<T>(), bias_data, y.data<T>());
+      }
+    }
+#endif
+    const auto run = method == Method::depthwise ? detail::depthwise_forward<T> : plain_forward<T>;
+    run(p, x.data<T>(), weight.data<T>(), bias_data, y.data<T>());
+  });
+  return y;
+}
+
+Tensor backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight) {
+  const Method method = choose_method(p, dy.dtype(), Pass::backward_data);
+  if (method == Method::im2col) return detail::im2col_backward_data(p, dy, weight);
+  const Shape shape{p.n, p.h, p.w, p.c};
+  Tensor dx = method == Method::plain ? zeros(shape, dy.dtype()) : empty(shape, dy.dtype());
+  dispatch_floating(dy.dtype(), "conv2d", [&]<class T>() {
+#ifdef CAMO_WITH_ONEDNN
+    if constexpr (std::is_same_v<T, float>) {
+      if (method == Method::onednn) {
+        return onednn::conv_backward_data(p, dy.data<T>(), weight.data<T>(), dx.data<T>());
+      }
+    }
+#endif
+    const auto run = method == Method::depthwise ? detail::depthwise_backward_data<T> : plain_backward_data<T>;
+    run(p, dy.data<T>(), weight.data<T>(), dx.data<T>());
+  });
+  return dx;
+}
+
+struct WeightGradients {
+  Tensor weight, bias;
+};
+
+WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy, bool with_bias) {
+  const Method method = choose_method(p, x.dtype(), Pass::backward_weight);
+  WeightGradients gradients;
+  if (with_bias && method != Method::onednn) gradients.bias = sum(dy, {0, 1, 2});
+  if (method == Method::im2col) {
+    gradients.weight = detail::im2col_backward_weight(p, x, dy);
+    return gradients;
+  }
+  const Shape shape{p.o, p.kh, p.kw, p.inputs_per_group()};
+  gradients.weight = method == Method::plain ? zeros(shape, x.dtype()) : empty(shape, x.dtype());
+  if (with_bias && method == Method::onednn) gradients.bias = empty({p.o}, x.dtype());
+  dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
+#ifdef CAMO_WITH_ONEDNN
+    if constexpr (std::is_same_v<T, float>) {
+      if (method == Method::onednn) {
+        return onednn::conv_backward_weight(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>(),
+                                            with_bias ? gradients.bias.data<T>() : nullptr);
+      }
+    }
+#endif
+    const auto run = method == Method::depthwise ? detail::depthwise_backward_weight<T> : plain_backward_weight<T>;
+    run(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>());
+  });
+  return gradients;
+}
+
+struct Conv2dNode final : Node {
+  explicit Conv2dNode(const ConvProblem& p) : Node("conv2d"), problem(p) {}
+  ConvProblem problem;
+  Saved x{this, "x"};
+  Saved weight{this, "weight"};
+
+  Tensors backward(const Tensors& dy_in) override {
+    const Tensor dy = contiguous(dy_in[0]);
+    const bool with_bias = edges().size() > 2 && needs(2);
+    Tensors gradients(edges().size());
+    if (needs(0)) gradients[0] = backward_data(problem, dy, *weight);
+    if (needs(1)) {
+      WeightGradients both = backward_weight(problem, *x, dy, with_bias);
+      gradients[1] = both.weight;
+      if (with_bias) gradients[2] = both.bias;
+    } else if (with_bias) {
+      gradients[2] = sum(dy, {0, 1, 2});
+    }
+    return gradients;
+  }
+};
+
+ConvProblem checked_problem(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options) {
+  CAMO_CHECK(x.dims() == 4, "conv2d: x must be [N, H, W, C]; got ", x.shape());
+  CAMO_CHECK(weight.dims() == 4, "conv2d: weight must be [O, KH, KW, C / groups]; got ", weight.shape());
+  CAMO_CHECK(x.dtype() == weight.dtype() && x.device() == weight.device(),
+             "conv2d: x and weight must share dtype and device; got x ", x.dtype(), " on ", x.device(), ", weight ",
+             weight.dtype(), " on ", weight.device());
+  const auto [stride, padding, dilation, groups] = options;
+  CAMO_CHECK(stride[0] >= 1 && stride[1] >= 1, "conv2d: strides must be at least 1; got ", stride[0], ", ", stride[1]);
+  CAMO_CHECK(dilation[0] >= 1 && dilation[1] >= 1, "conv2d: dilations must be at least 1; got ", dilation[0], ", ",
+             dilation[1]);
+  CAMO_CHECK(padding[0] >= 0 && padding[1] >= 0, "conv2d: paddings must not be negative; got ", padding[0], ", ",
+             padding[1]);
+  const int64_t c = x.size(3), o = weight.size(0), kh = weight.size(1), kw = weight.size(2);
+  CAMO_CHECK(groups >= 1 && c % groups == 0 && o % groups == 0,
+             "conv2d: groups must divide the channels of x and of y; ", "got groups ", groups, ", x with ", c,
+             " channels, weight with ", o, " outputs");
+  CAMO_CHECK(weight.size(3) * groups == c, "conv2d: weight ", weight.shape(), " with ", groups, " groups expects ",
+             weight.size(3) * groups, " input channels; got x ", x.shape(), " with ", c);
+  CAMO_CHECK(kh >= 1 && kw >= 1, "conv2d: the kernel must not be empty; got weight ", weight.shape());
+  const int64_t height = x.size(1) + 2 * padding[0], width = x.size(2) + 2 * padding[1];
+  const int64_t reach_h = dilation[0] * (kh - 1) + 1, reach_w = dilation[1] * (kw - 1) + 1;
+  CAMO_CHECK(reach_h <= height && reach_w <= width,
+             "conv2d: the dilated kernel must fit into the padded input; got kernel ", reach_h, " x ", reach_w,
+             ", padded input ", height, " x ", width);
+  if (bias.defined()) {
+    CAMO_CHECK(bias.shape() == Shape({o}), "conv2d: bias must be [", o, "], the outputs of weight; got bias ",
+               bias.shape(), ", weight ", weight.shape());
+    CAMO_CHECK(bias.dtype() == x.dtype() && bias.device() == x.device(),
+               "conv2d: bias must share dtype and device of x; got bias ", bias.dtype(), " on ", bias.device(), ", x ",
+               x.dtype(), " on ", x.device());
+  }
+  return {.n = x.size(0),
+          .h = x.size(1),
+          .w = x.size(2),
+          .c = c,
+          .o = o,
+          .kh = kh,
+          .kw = kw,
+          .oh = (height - reach_h) / stride[0] + 1,
+          .ow = (width - reach_w) / stride[1] + 1,
+          .stride_h = stride[0],
+          .stride_w = stride[1],
+          .padding_h = padding[0],
+          .padding_w = padding[1],
+          .dilation_h = dilation[0],
+          .dilation_w = dilation[1],
+          .groups = groups};
+}
+
+}  // namespace
+
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options) {
+  const ConvProblem problem = checked_problem(x, weight, bias, options);
+  if (problem.is_pointwise() && cpu_kernels() == CpuKernels::fast) {
+    return linear(x, reshape(weight, {problem.o, problem.c}), bias);
+  }
+  const Tensor xc = contiguous(x.detach()), wc = contiguous(weight.detach());
+  const Tensor y = forward(problem, xc, wc, bias.defined() ? contiguous(bias.detach()) : bias);
+  const Tensors inputs = bias.defined() ? Tensors{x, weight, bias} : Tensors{x, weight};
+  if (auto* node = record<Conv2dNode>(y, inputs, problem)) {
+    node->x = xc;
+    node->weight = wc;
+  }
+  return y;
+}
+
+}  // namespace camo
