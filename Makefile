@@ -7,7 +7,7 @@ CAMO_CUDA ?= AUTO
 CMAKE_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help deps configure build test demo offline-deps format lint install clean
+.PHONY: help deps lint-deps configure build test demo offline-deps format lint install clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -34,10 +34,13 @@ build: configure  ## build everything into $(BUILD)
 offline-deps:  ## unpack the libraries into .offline-deps, for machines without network
 	@scripts/offline_deps.sh
 
-format: deps  ## format all sources in place
+lint-deps:
+	@scripts/install_deps.sh --lint
+
+format: lint-deps  ## format all sources in place
 	@scripts/lint.sh --fix
 
-lint: deps  ## formatting, include direction, file length, static checks
+lint: lint-deps  ## formatting, include direction, file length, clang-tidy
 	@scripts/lint.sh
 
 install: build  ## install libraries, headers and programs (PREFIX=/usr/local)

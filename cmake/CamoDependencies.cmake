@@ -12,16 +12,16 @@ elseif(EXISTS ${CMAKE_CURRENT_LIST_DIR}/../.offline-deps)
   list(APPEND CMAKE_SYSTEM_PREFIX_PATH ${camo_deps_fallback})
 endif()
 
-# camo_dependency(NAME HEADER file [LIBRARY name] [DEFINITIONS ...] [LINKS targets...]): makes camo_deps::NAME; sets
+# camo_dependency(NAME HEADER file [LIBRARY name] [ROOT folder] [DEFINITIONS ...] [LINKS targets...]): makes camo_deps::NAME; sets
 # CAMO_HAVE_NAME (in capitals) to whether it was found. Found libraries in an offline folder need their own rpath, also
 # for the libraries they load in turn, which only the old DT_RPATH tag gives.
 function(camo_dependency name)
-  cmake_parse_arguments(arg "" "HEADER;LIBRARY" "DEFINITIONS;LINKS" ${ARGN})
+  cmake_parse_arguments(arg "" "HEADER;LIBRARY;ROOT" "DEFINITIONS;LINKS" ${ARGN})
   string(TOUPPER ${name} upper)
-  find_path(CAMO_${upper}_INCLUDE ${arg_HEADER})
+  find_path(CAMO_${upper}_INCLUDE ${arg_HEADER} PATHS ${arg_ROOT}/include)
   mark_as_advanced(CAMO_${upper}_INCLUDE)
   if(arg_LIBRARY)
-    find_library(CAMO_${upper}_LIBRARY ${arg_LIBRARY})
+    find_library(CAMO_${upper}_LIBRARY ${arg_LIBRARY} PATHS ${arg_ROOT}/lib64)
     mark_as_advanced(CAMO_${upper}_LIBRARY)
   endif()
   set(found OFF)
@@ -53,3 +53,4 @@ if(CAMO_HAVE_FMT)
   camo_dependency(spdlog HEADER spdlog/spdlog.h LIBRARY spdlog LINKS camo_deps::fmt
     DEFINITIONS SPDLOG_COMPILED_LIB SPDLOG_SHARED_LIB SPDLOG_FMT_EXTERNAL)
 endif()
+camo_dependency(cudnn HEADER cudnn.h LIBRARY cudnn ROOT /usr/local/cuda)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what building, testing and checking camo needs on Debian and Ubuntu; does nothing when all of it is there.
+# Installs what building and testing camo needs on Debian and Ubuntu; does nothing when all of it is there.
 # CAMO_SKIP_DEPS=1 trusts the machine as it is (a GPU machine without packages: see `make offline-deps`).
 #   scripts/install_deps.sh          install what is missing
+#   scripts/install_deps.sh --lint   the same, and the tools of `make lint`
 #   scripts/install_deps.sh --list   print the packages
 set -euo pipefail
 
@@ -10,8 +11,8 @@ packages=(
   libeigen3-dev libdnnl-dev libturbojpeg0-dev libstb-dev
   libcli11-dev nlohmann-json3-dev libfmt-dev libspdlog-dev
   libgtest-dev libgmock-dev libbenchmark-dev
-  clang-format cppcheck
 )
+[[ ${1:-} == --lint ]] && packages+=(clang-format clang-tidy)
 
 if [[ ${1:-} == --list ]]; then
   printf '%s\n' "${packages[@]}"

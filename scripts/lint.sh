@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Formatting, include direction, file length and a static check. Prints what is wrong and fails.
-#   scripts/lint.sh          check
-#   scripts/lint.sh --fix    format all sources in place
+# Formatting, include direction, file length and clang-tidy. Prints what is wrong and fails.
+#   scripts/lint.sh           check
+#   scripts/lint.sh --quick   without clang-tidy, which takes a minute or two
+#   scripts/lint.sh --fix     format all sources in place
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +12,8 @@ if [[ ${1:-} == --fix ]]; then
   clang-format -i "${sources[@]}"
   exit
 fi
+tidy=1
+[[ ${1:-} == --quick ]] && tidy=0
 
 failed=0
 check() {
@@ -24,12 +27,12 @@ check() {
 check formatting clang-format --dry-run -Werror "${sources[@]}"
 check "include direction" python3 scripts/check_includes.py
 check "file length" python3 scripts/check_length.py
-if command -v cppcheck >/dev/null; then
-  cache=${XDG_CACHE_HOME:-$HOME/.cache}/camo-cppcheck
-  mkdir -p "$cache"
-  check cppcheck cppcheck --quiet --std=c++20 --language=c++ --enable=warning,performance,portability --inline-suppr \
-    --suppressions-list=scripts/cppcheck_suppressions.txt --cppcheck-build-dir="$cache" --error-exitcode=1 \
-    -j "$(nproc)" -I . core ops nn models data apps
-fi
+tidy() {  # every .cu as plain C++
+  cmake -S . -B build/lint -G Ninja -DCAMO_CUDA=OFF >/dev/null || return 1
+  printf '%s\n' "${sources[@]}" | grep -E '^(core|ops|nn|models|data|apps)/.*\.(cpp|cu)$' |
+    xargs -P "$(nproc)" -n 4 clang-tidy --quiet -p build/lint \
+      2> >(grep -vE 'warnings? (generated|treated)|^Suppressed' >&2)
+}
+if ((tidy)); then check clang-tidy tidy; fi
 ((failed)) || echo "lint: ok"
 exit $failed

@@ -1,0 +1,23 @@
+# Installs camo from the tree BUILD into WORK/install, builds the project SOURCE against it and runs its program.
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+  if(NOT status EQUAL 0)
+    list(JOIN ARGN " " command)
+    message(FATAL_ERROR "${command}\n${output}")
+  endif()
+  message("${output}")
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/install --component libraries)
+run(${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -G Ninja -DCMAKE_PREFIX_PATH=${WORK}/install
+  -DCMAKE_BUILD_TYPE=Release -DCAMO_OFFLINE_DEPS=${OFFLINE_DEPS})
+run(${CMAKE_COMMAND} --build ${WORK}/build)
+run(${WORK}/build/external_layer)
+file(GLOB_RECURSE installed ${WORK}/install/lib/cmake/camo/*.cmake)
+foreach(file ${installed})
+  file(READ ${file} text)
+  if(text MATCHES "${BUILD}|${SOURCE}")
+    message(FATAL_ERROR "${file} holds a path of the tree it was built in")
+  endif()
+endforeach()
