@@ -25,7 +25,8 @@ double OneCycleSchedule::lr(int64_t step) const {
   const double last_step = static_cast<double>(total_steps - 1);
   const double peak_step = warmup_fraction * static_cast<double>(total_steps) - 1;  // may be fractional or negative
   const double now = std::min(static_cast<double>(step), last_step);
-  if (now <= peak_step) return peak_step > 0 ? cosine(initial_lr, max_lr, now / peak_step) : max_lr;
+  constexpr double kRounding = 1e-9;  // a peak at step 0 may come out as a tiny number
+  if (now <= peak_step) return peak_step > kRounding ? cosine(initial_lr, max_lr, now / peak_step) : max_lr;
   return cosine(max_lr, initial_lr / final_div_factor, (now - peak_step) / (last_step - peak_step));
 }
 
