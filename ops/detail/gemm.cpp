@@ -1,0 +1,139 @@
+#include "ops/detail/gemm.h"
+
+#include <omp.h>
+
+#include <bit>
+#include <vector>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "ops/conv2d.h"
+
+namespace camo::detail {
+namespace {
+
+constexpr double kTaskFlops = 2e6;         // about 10 us on one core
+constexpr double kTinyFlops = 2048;        // below it, calling a library costs more than the product
+constexpr int64_t kMaxTasks = 32;          // fixed, so that the cut does not depend on the machine
+constexpr int64_t kDepthBlock = 1024;      // smallest share of a cut along K: adding up the parts must stay cheap
+constexpr int64_t kPackedPerProduct = 64;  // a block multiplies this often what it packs, or more
+
+/// Keeps the libraries on this thread: the work is already cut.
+class OneThread {
+ public:
+  OneThread() : previous_(omp_get_max_threads()) { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(previous_); }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int previous_;
+};
+
+template <class T>
+void tiny_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
+  const int64_t a_row = a.transposed ? 1 : a.ld, a_col = a.transposed ? a.ld : 1;
+  const int64_t b_row = b.transposed ? 1 : b.ld, b_col = b.transposed ? b.ld : 1;
+  for (int64_t i = 0; i < c.rows; ++i) {
+    T* out = c.data + i * c.ld;
+    if (!accumulate) std::fill(out, out + c.cols, T(0));
+    for (int64_t k = 0; k < a.cols; ++k) {
+      const T value = a.data[i * a_row + k * a_col];
+      for (int64_t j = 0; j < c.cols; ++j) out[j] += value * b.data[k * b_row + j * b_col];
+    }
+  }
+}
+
+template <class T>
+void serial_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
+  const OneThread guard;
+#ifdef CAMO_WITH_ONEDNN
+  if constexpr (std::is_same_v<T, float>) {
+    if (cpu_kernels() == CpuKernels::fast) return gemm_onednn(a, b, c, accumulate);
+  }
+#endif
+  gemm_eigen<T>(a, b, c, accumulate);
+}
+
+int64_t tasks_for(double flops, int64_t most) {
+  const auto wanted = static_cast<int64_t>(flops / kTaskFlops);
+  return static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(1, std::min(wanted, most)))));
+}
+
+/// Parts along K in buffers of their own, added in order: for gradients of weights, small but summed over many rows.
+template <class T>
+void product_cut_along_depth(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate,
+                             int64_t parts) {
+  const int64_t depth = a.cols, size = c.rows * c.cols;
+  std::vector<T> buffer(static_cast<size_t>(parts * size));
+  parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t first = depth * part / parts, count = depth * (part + 1) / parts - first;
+      serial_product<T>(a.block(0, first, a.rows, count), b.block(first, 0, count, b.cols),
+                        {buffer.data() + part * size, c.rows, c.cols, c.cols, false}, false);
+    }
+  });
+  parallel_for(c.rows, std::max<int64_t>(1, 65536 / (c.cols * parts)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      T* out = c.data + i * c.ld;
+      if (!accumulate) std::fill(out, out + c.cols, T(0));
+      for (int64_t part = 0; part < parts; ++part) {
+        const T* in = buffer.data() + part * size + i * c.cols;
+        for (int64_t j = 0; j < c.cols; ++j) out[j] += in[j];
+      }
+    }
+  });
+}
+
+int64_t block_extent(int64_t extent, int64_t parts, int64_t multiple) {
+  const int64_t share = (extent + parts - 1) / parts;
+  return std::min(extent, (share + multiple - 1) / multiple * multiple);
+}
+
+/// Blocks of c. Each packs its rows of a and columns of b anew, which bounds how many there should be.
+template <class T>
+void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate,
+                           int64_t tasks) {
+  const auto packed = [&](int64_t down, int64_t across) { return down * c.cols + across * c.rows; };
+  const int64_t limit = std::max(c.rows * c.cols / kPackedPerProduct, (c.rows + c.cols) * 3 / 2);
+  int64_t down = 1, across = 1;
+  while (down * across < tasks) {
+    const bool split_rows = packed(2 * down, across) <= packed(down, 2 * across);
+    if (packed(split_rows ? 2 * down : down, split_rows ? across : 2 * across) > limit) break;
+    (split_rows ? down : across) *= 2;
+  }
+  const int64_t height = block_extent(c.rows, down, 8), width = block_extent(c.cols, across, 48);  // oneDNN's register tile
+  const int64_t blocks_down = (c.rows + height - 1) / height, blocks_across = (c.cols + width - 1) / width;
+  parallel_for(blocks_down * blocks_across, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t row = block / blocks_across * height, col = block % blocks_across * width;
+      const int64_t rows = std::min(height, c.rows - row), cols = std::min(width, c.cols - col);
+      serial_product<T>(a.block(row, 0, rows, a.cols), b.block(0, col, b.rows, cols), c.block(row, col, rows, cols),
+                        accumulate);
+    }
+  });
+}
+
+template <class T>
+void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
+  CAMO_ASSERT(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows && !c.transposed);
+  if (c.rows == 0 || c.cols == 0) return;
+  const double flops = 2.0 * static_cast<double>(c.rows) * static_cast<double>(c.cols) * static_cast<double>(a.cols);
+  if (flops <= kTinyFlops) return tiny_product(a, b, c, accumulate);
+  if (a.cols >= 4 * std::max(c.rows, c.cols)) {
+    const int64_t parts = tasks_for(flops, a.cols / kDepthBlock);
+    if (parts > 1) return product_cut_along_depth(a, b, c, accumulate, parts);
+  }
+  product_cut_in_blocks(a, b, c, accumulate, tasks_for(flops, kMaxTasks));
+}
+
+}  // namespace
+
+void gemm(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate) {
+  product(a, b, c, accumulate);
+}
+void gemm(const Matrix<const double>& a, const Matrix<const double>& b, const Matrix<double>& c, bool accumulate) {
+  product(a, b, c, accumulate);
+}
+
+}  // namespace camo::detail

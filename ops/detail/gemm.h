@@ -1,0 +1,57 @@
+// Products of matrices in CPU memory, for f32 and f64.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <optional>
+
+namespace camo::detail {
+
+/// A matrix in memory: element (i, j) is data[i * ld + j], or data[j * ld + i] when transposed. ld is at least the length
+/// of what is contiguous.
+template <class T>
+struct Matrix {
+  T* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t ld = 1;
+  bool transposed = false;
+
+  Matrix t() const { return {data, cols, rows, ld, !transposed}; }
+  Matrix block(int64_t row, int64_t col, int64_t block_rows, int64_t block_cols) const {
+    return {data + (transposed ? col * ld + row : row * ld + col), block_rows, block_cols, ld, transposed};
+  }
+  operator Matrix<const T>() const
+    requires(!std::is_const_v<T>)
+  {
+    return {data, rows, cols, ld, transposed};
+  }
+};
+
+/// The matrix with these strides; empty when it has no contiguous axis or overlaps itself.
+template <class T>
+std::optional<Matrix<T>> strided_matrix(T* data, int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
+  const int64_t width = std::max<int64_t>(1, cols), height = std::max<int64_t>(1, rows);
+  if (cols <= 1 || col_stride == 1) {
+    const int64_t ld = rows <= 1 ? width : row_stride;
+    if (ld >= width) return Matrix<T>{data, rows, cols, ld, false};
+  }
+  if (rows <= 1 || row_stride == 1) {
+    const int64_t ld = cols <= 1 ? height : col_stride;
+    if (ld >= height) return Matrix<T>{data, rows, cols, ld, true};
+  }
+  return {};
+}
+
+/// c = a b, or c += a b. c is not transposed and shares no memory with a and b. Runs in parallel; how the work is cut
+/// depends on the shapes alone, so that the result is the same for any number of threads.
+void gemm(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate = false);
+void gemm(const Matrix<const double>& a, const Matrix<const double>& b, const Matrix<double>& c,
+          bool accumulate = false);
+
+/// One-thread products of the libraries behind gemm().
+template <class T>
+void gemm_eigen(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate);
+void gemm_onednn(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate);
+
+}  // namespace camo::detail

@@ -1,0 +1,135 @@
+// y[..., i, j] = sum_k a[..., i, k] b[..., k, j], leading axes broadcast.
+//
+// da = dy b^T,  db = a^T dy, summed over broadcast axes. Keeps a and b (views: no copies). Accumulates in the dtype of a.
+#include "ops/matmul.h"
+
+#include "core/autograd.h"
+#include "ops/detail/gemm.h"
+#include "ops/detail/rows.h"
+#include "ops/reduce.h"
+
+namespace camo {
+namespace {
+
+using detail::Matrix;
+
+Shape batch_shape(const Tensor& x) { return Shape(std::span<const int64_t>(x.shape().begin(), x.shape().end() - 2)); }
+
+/// The matrices of an operand. Strides stay where a product can use them.
+template <class T>
+class Batch {
+ public:
+  Batch(const Tensor& x, const Shape& batch) : x_(x.detach()), batch_(batch) {
+    if (!view(0)) x_ = clone(x);
+    const int missing = batch.size() - (x.dims() - 2);
+    for (int axis = 0; axis < batch.size(); ++axis) {
+      const bool repeated = axis < missing || x_.shape()[axis - missing] == 1;
+      strides_.push_back(repeated ? 0 : x_.strides()[axis - missing]);
+    }
+  }
+  Matrix<const T> operator[](int64_t index) const {
+    int64_t offset = 0;
+    for (int axis = batch_.size() - 1; axis >= 0; --axis) {
+      offset += index % batch_[axis] * strides_[axis];
+      index /= batch_[axis];
+    }
+    return *view(offset);
+  }
+
+ private:
+  std::optional<Matrix<const T>> view(int64_t offset) const {
+    return detail::strided_matrix<const T>(x_.data<T>() + offset, x_.size(-2), x_.size(-1), x_.stride(-2), x_.stride(-1));
+  }
+  Tensor x_;
+  Shape batch_, strides_;
+};
+
+/// a [..., M, K] times b [K, N] with row-major a: one product of all rows.
+template <class T>
+void multiply_rows(const Tensor& a, const Tensor& b, const Tensor& y) {
+  const int64_t depth = a.size(-1), rows = a.numel() / std::max<int64_t>(1, depth), cols = y.size(-1);
+  detail::gemm(Matrix<const T>{a.data<T>(), rows, depth, std::max<int64_t>(1, depth), false}, Batch<T>(b, {})[0],
+               Matrix<T>{y.data<T>(), rows, cols, std::max<int64_t>(1, cols), false});
+}
+
+template <class T>
+void multiply_batches(const Tensor& a, const Tensor& b, const Tensor& y) {
+  const Shape batch = batch_shape(y);
+  const Batch<T> left(a, batch), right(b, batch);
+  const int64_t rows = y.size(-2), cols = y.size(-1), count = batch.numel();
+  const auto product = [&](int64_t i) {
+    detail::gemm(left[i], right[i], {y.data<T>() + i * rows * cols, rows, cols, std::max<int64_t>(1, cols), false});
+  };
+  // Few matrices leave the threads to the products.
+  if (count < num_threads()) {
+    for (int64_t i = 0; i < count; ++i) product(i);
+    return;
+  }
+  const int64_t work = std::max<int64_t>(1, rows * cols * a.size(-1));
+  parallel_for(count, std::max<int64_t>(1, 65536 / work), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) product(i);
+  });
+}
+
+Tensor multiply(const Tensor& a, const Tensor& b) {
+  Shape shape = broadcast_shapes(batch_shape(a), batch_shape(b), "matmul");
+  shape.push_back(a.size(-2));
+  shape.push_back(b.size(-1));
+  return dispatch_floating(a.dtype(), "matmul", [&]<class T>() {
+    Tensor y = empty(shape, a.dtype());
+    if (y.numel() == 0) return y;
+    if (b.dims() == 2 && a.dims() > 2 && a.is_contiguous() && a.numel() > 0) multiply_rows<T>(a, b, y);
+    else multiply_batches<T>(a, b, y);
+    return y;
+  });
+}
+
+Tensor transposed(const Tensor& x) {
+  Shape shape = x.shape(), strides = x.strides();
+  const int last = x.dims() - 1;
+  std::swap(shape[last - 1], shape[last]);
+  std::swap(strides[last - 1], strides[last]);
+  return make_view(x, shape, strides, x.offset());
+}
+
+/// All leading axes merged with the rows.
+Tensor flat_rows(const Tensor& x) {
+  const Shape shape{x.numel() / std::max<int64_t>(1, x.size(-1)), x.size(-1)};
+  return make_view(x, shape, shape.contiguous_strides(), x.offset());
+}
+
+struct MatmulNode final : Node {
+  MatmulNode() : Node("matmul") {}
+  Saved a{this, "a"}, b{this, "b"};
+
+  Tensors backward(const Tensors& dy) override {
+    Tensors grads(2);
+    if (needs(0)) grads[0] = sum_to(multiply(dy[0], transposed(*b)), a->shape());
+    if (needs(1)) {
+      if (b->dims() == 2 && a->is_contiguous() && a->numel() > 0) {
+        grads[1] = multiply(transposed(flat_rows(*a)), flat_rows(detail::dense(dy[0])));
+      } else {
+        grads[1] = sum_to(multiply(transposed(*a), dy[0]), b->shape());
+      }
+    }
+    return grads;
+  }
+};
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  CAMO_CHECK(a.dims() >= 2 && b.dims() >= 2, "matmul: operands need two dimensions or more; got ", a.shape(), " times ",
+             b.shape(), "; add one with unsqueeze");
+  CAMO_CHECK(a.size(-1) == b.size(-2), "matmul: the last dimension of a must be the last but one of b; got ", a.shape(),
+             " times ", b.shape());
+  CAMO_CHECK(a.dtype() == b.dtype(), "matmul: operands must have one dtype; got ", a.dtype(), " times ", b.dtype());
+  Tensor y = multiply(a, b);
+  if (auto* node = record<MatmulNode>(y, {a, b})) {
+    node->a = a;
+    node->b = b;
+  }
+  return y;
+}
+
+}  // namespace camo
