@@ -45,11 +45,13 @@ struct LinearNode final : Node {
     dispatch_floating(dy[0].dtype(), "linear", [&]<class T>() {
       if (needs(0)) {
         grads[0] = empty(x->shape(), x->dtype());
-        detail::gemm(matrix<T>(g), matrix<T>(detail::as_rows(*weight)), output_matrix<T>(grads[0], g.count, x->size(-1)));
+        detail::gemm(matrix<T>(g), matrix<T>(detail::as_rows(*weight)),
+                     output_matrix<T>(grads[0], g.count, x->size(-1)));
       }
       if (needs(1)) {
         grads[1] = empty(weight->shape(), x->dtype());
-        detail::gemm(matrix<T>(g).t(), matrix<T>(detail::as_rows(*x)), output_matrix<T>(grads[1], g.width, x->size(-1)));
+        detail::gemm(matrix<T>(g).t(), matrix<T>(detail::as_rows(*x)),
+                     output_matrix<T>(grads[1], g.width, x->size(-1)));
       }
       if (needs(2)) grads[2] = detail::column_sums<T>(g);
     });

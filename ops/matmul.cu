@@ -1,11 +1,11 @@
 // y[..., i, j] = sum_k a[..., i, k] b[..., k, j], leading axes broadcast.
 //
-// da = dy b^T,  db = a^T dy, summed over broadcast axes. Keeps a and b (views: no copies). Accumulates in the dtype of a.
-#include "ops/matmul.h"
-
+// da = dy b^T,  db = a^T dy, summed over broadcast axes. Keeps a and b (views: no copies). Accumulates in the dtype of
+// a.
 #include "core/autograd.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/rows.h"
+#include "ops/matmul.h"
 #include "ops/reduce.h"
 
 namespace camo {
@@ -38,7 +38,8 @@ class Batch {
 
  private:
   std::optional<Matrix<const T>> view(int64_t offset) const {
-    return detail::strided_matrix<const T>(x_.data<T>() + offset, x_.size(-2), x_.size(-1), x_.stride(-2), x_.stride(-1));
+    return detail::strided_matrix<const T>(x_.data<T>() + offset, x_.size(-2), x_.size(-1), x_.stride(-2),
+                                           x_.stride(-1));
   }
   Tensor x_;
   Shape batch_, strides_;

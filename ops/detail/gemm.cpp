@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
-#include "ops/conv2d.h"
+#include "ops/cpu_kernels.h"
 
 namespace camo::detail {
 namespace {
@@ -102,7 +102,8 @@ void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, c
     if (packed(split_rows ? 2 * down : down, split_rows ? across : 2 * across) > limit) break;
     (split_rows ? down : across) *= 2;
   }
-  const int64_t height = block_extent(c.rows, down, 8), width = block_extent(c.cols, across, 48);  // oneDNN's register tile
+  const int64_t height = block_extent(c.rows, down, 8),
+                width = block_extent(c.cols, across, 48);  // oneDNN's register tile
   const int64_t blocks_down = (c.rows + height - 1) / height, blocks_across = (c.cols + width - 1) / width;
   parallel_for(blocks_down * blocks_across, 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {

@@ -7,8 +7,8 @@
 
 namespace camo::detail {
 
-/// A matrix in memory: element (i, j) is data[i * ld + j], or data[j * ld + i] when transposed. ld is at least the length
-/// of what is contiguous.
+/// A matrix in memory: element (i, j) is data[i * ld + j], or data[j * ld + i] when transposed. ld is at least the
+/// length of what is contiguous.
 template <class T>
 struct Matrix {
   T* data = nullptr;
@@ -21,11 +21,7 @@ struct Matrix {
   Matrix block(int64_t row, int64_t col, int64_t block_rows, int64_t block_cols) const {
     return {data + (transposed ? col * ld + row : row * ld + col), block_rows, block_cols, ld, transposed};
   }
-  operator Matrix<const T>() const
-    requires(!std::is_const_v<T>)
-  {
-    return {data, rows, cols, ld, transposed};
-  }
+  operator Matrix<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, ld, transposed}; }
 };
 
 /// The matrix with these strides; empty when it has no contiguous axis or overlaps itself.

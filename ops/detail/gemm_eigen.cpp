@@ -1,3 +1,6 @@
+// gcc 12 takes the undefined lanes of its own AVX-512 intrinsics, inlined from Eigen, for uninitialised variables.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 #include <Eigen/Core>
 
 #include "ops/detail/gemm.h"

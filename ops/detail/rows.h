@@ -84,8 +84,8 @@ inline Slabs as_slabs(const Tensor& x, int axis) {
   return slabs;
 }
 
-/// Sums over rows into `width` columns. add_rows(begin, end, sums) adds rows to sums[width], which starts at zero. Blocks
-/// of rows are summed in T, the blocks in order in double, so the result is the same for any number of threads.
+/// Sums over rows into `width` columns. add_rows(begin, end, sums) adds rows to sums[width], which starts at zero.
+/// Blocks of rows are summed in T, the blocks in order in double, so the result is the same for any number of threads.
 template <class T, class AddRows>
 std::vector<double> sum_over_rows(int64_t rows, int64_t width, AddRows&& add_rows) {
   constexpr int64_t kBlock = 128;

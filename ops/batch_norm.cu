@@ -1,0 +1,197 @@
+// y = (x - mean) * rstd * weight + bias with one mean and rstd = 1 / sqrt(var + eps) a channel.   x, y [M, C], others
+// [C]
+//
+// With n = (x - mean) * rstd: dweight = sum over rows of dy * n, dbias = sum over rows of dy, and
+// dx = weight * rstd * (dy - dbias / M - n * dweight / M) with batch statistics, weight * rstd * dy with running ones.
+// Keeps x, weight, mean and rstd. Statistics take two passes; rows are summed in the dtype of x, blocks of rows in
+// double.
+#include <cmath>
+
+#include "core/autograd.h"
+#include "ops/detail/rows.h"
+#include "ops/normalization.h"
+
+namespace camo {
+namespace {
+
+using detail::Rows;
+
+/// Statistics of each channel: mean and biased variance.
+struct Statistics {
+  std::vector<double> mean, variance;
+};
+
+template <class T>
+Statistics batch_statistics(const Rows& x) {
+  const int64_t width = x.width;
+  const double rows = static_cast<double>(x.count);
+  Statistics statistics;
+  statistics.mean = detail::sum_over_rows<T>(x.count, width, [&](int64_t begin, int64_t end, T* sums) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) sums[c] += in[c];
+    }
+  });
+  for (double& mean : statistics.mean) mean /= rows;
+  const Tensor rounded = detail::to_tensor<T>(statistics.mean.data(), width);
+  const T* mean = rounded.data<T>();
+  statistics.variance = detail::sum_over_rows<T>(x.count, width, [&](int64_t begin, int64_t end, T* sums) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) sums[c] += (in[c] - mean[c]) * (in[c] - mean[c]);
+    }
+  });
+  for (double& variance : statistics.variance) variance /= rows;
+  return statistics;
+}
+
+template <class T>
+void normalize_rows(const Rows& x, const T* mean, const T* rstd, const T* weight, const T* bias, T* y) {
+  const int64_t width = x.width;
+  parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+      T* out = y + row * width;
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) out[c] = (in[c] - mean[c]) * rstd[c] * weight[c] + bias[c];
+    }
+  });
+}
+
+/// dweight and dbias in a row.
+template <class T>
+std::vector<double> parameter_gradients(const Rows& x, const Rows& dy, const T* mean, const T* rstd) {
+  const int64_t width = x.width;
+  return detail::sum_over_rows<T>(x.count, 2 * width, [&](int64_t begin, int64_t end, T* sums) {
+    T* dweight = sums;
+    T* dbias = sums + width;
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+      const T* g = dy.row<T>(row);
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) {
+        dweight[c] += g[c] * ((in[c] - mean[c]) * rstd[c]);
+        dbias[c] += g[c];
+      }
+    }
+  });
+}
+
+/// dx = scale * (dy - mean_g - n * mean_gn); the two means are zero with running statistics.
+template <class T>
+void input_gradient(const Rows& x, const Rows& dy, const T* mean, const T* rstd, const T* scale, const T* mean_g,
+                    const T* mean_gn, T* dx) {
+  const int64_t width = x.width;
+  parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+      const T* g = dy.row<T>(row);
+      T* out = dx + row * width;
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) {
+        out[c] = scale[c] * (g[c] - mean_g[c] - (in[c] - mean[c]) * rstd[c] * mean_gn[c]);
+      }
+    }
+  });
+}
+
+struct BatchNormNode final : Node {
+  explicit BatchNormNode(bool training_) : Node("batch_norm"), training(training_) {}
+  Saved x{this, "x"}, weight{this, "weight"}, mean{this, "mean"}, rstd{this, "rstd"};
+  bool training;
+
+  Tensors backward(const Tensors& dy) override {
+    Tensors grads(3);
+    const Rows g = detail::as_rows(dy[0]), in = detail::as_rows(*x);
+    const int64_t width = in.width;
+    dispatch_floating(x->dtype(), "batch_norm", [&]<class T>() {
+      std::vector<double> sums(static_cast<size_t>(2 * width));
+      if (needs(1) || needs(2) || training) sums = parameter_gradients<T>(in, g, mean->data<T>(), rstd->data<T>());
+      grads[1] = detail::to_tensor<T>(sums.data(), width);
+      grads[2] = detail::to_tensor<T>(sums.data() + width, width);
+      if (!needs(0)) return;
+      for (double& sum : sums) sum = training ? sum / static_cast<double>(in.count) : 0;
+      const Tensor mean_gn = detail::to_tensor<T>(sums.data(), width);
+      const Tensor mean_g = detail::to_tensor<T>(sums.data() + width, width);
+      Tensor scale = clone(*weight);
+      for (int64_t c = 0; c < width; ++c) scale.data<T>()[c] *= rstd->data<T>()[c];
+      grads[0] = empty(x->shape(), x->dtype());
+      input_gradient<T>(in, g, mean->data<T>(), rstd->data<T>(), scale.data<T>(), mean_g.data<T>(), mean_gn.data<T>(),
+                        grads[0].data<T>());
+    });
+    return grads;
+  }
+};
+
+/// running = (1 - momentum) * running + momentum * batch, in place.
+template <class T>
+void follow(const Tensor& running, const std::vector<double>& batch, double factor, double momentum) {
+  T* values = running.data<T>();
+  for (size_t c = 0; c < batch.size(); ++c) {
+    T& value = values[static_cast<int64_t>(c) * running.stride(0)];
+    value = static_cast<T>((1 - momentum) * static_cast<double>(value) + momentum * factor * batch[c]);
+  }
+  running.storage()->bump_version();
+}
+
+void check_vector(const char* what, const Tensor& vector, const Tensor& x) {
+  CAMO_CHECK(vector.shape() == Shape{x.size(-1)}, "batch_norm: ", what, " must be ", Shape{x.size(-1)},
+             ", the last dimension of x; got ", what, " ", vector.shape(), ", x ", x.shape());
+  CAMO_CHECK(vector.dtype() == x.dtype(), "batch_norm: ", what, " must have the dtype of x; got ", what, " ",
+             vector.dtype(), ", x ", x.dtype());
+}
+
+}  // namespace
+
+Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+                  const Tensor& running_var, const BatchNormOptions& options) {
+  CAMO_CHECK(x.dims() >= 1, "batch_norm: x needs a channel dimension; got x ", x.shape());
+  check_vector("weight", weight, x);
+  check_vector("bias", bias, x);
+  check_vector("running_mean", running_mean, x);
+  check_vector("running_var", running_var, x);
+  CAMO_CHECK(options.eps >= 0, "batch_norm: eps must not be negative; got ", options.eps);
+  const int64_t width = x.size(-1);
+  int64_t count = 1;
+  for (int axis = 0; axis + 1 < x.dims(); ++axis) count *= x.shape()[axis];
+  CAMO_CHECK(!options.training || count > 1 || width == 0,
+             "batch_norm: training needs more than one value per channel; got x ", x.shape(),
+             "; use a larger batch or evaluation mode");
+  require_no_gradient("batch_norm", {running_mean, running_var});
+  Tensor mean, rstd;
+  Tensor y = dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
+    const Rows rows = detail::as_rows(x);
+    if (options.training) {
+      const Statistics batch = batch_statistics<T>(rows);
+      mean = detail::to_tensor<T>(batch.mean.data(), width);
+      rstd = detail::to_tensor<T>(batch.variance.data(), width);
+      if (!is_recomputing()) {
+        const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
+        follow<T>(running_mean, batch.mean, 1, options.momentum);
+        follow<T>(running_var, batch.variance, unbiased, options.momentum);
+      }
+    } else {
+      mean = clone(running_mean);
+      rstd = clone(running_var);
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      T& value = rstd.data<T>()[c];
+      value = static_cast<T>(1 / std::sqrt(static_cast<double>(value) + options.eps));
+    }
+    const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
+    Tensor out = empty(x.shape(), x.dtype());
+    normalize_rows<T>(rows, mean.data<T>(), rstd.data<T>(), scale.data<T>(), shift.data<T>(), out.data<T>());
+    return out;
+  });
+  if (auto* node = record<BatchNormNode>(y, {x, weight, bias}, options.training)) {
+    node->x = x;
+    node->weight = weight;
+    node->mean = mean;
+    node->rstd = rstd;
+  }
+  return y;
+}
+
+}  // namespace camo

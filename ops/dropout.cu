@@ -1,0 +1,66 @@
+// y[i] = x[i] / (1 - p) where key.uniform(i) >= p, else 0;  dx likewise from dy. Keeps nothing: the mask is drawn
+// again.
+#include "core/autograd.h"
+#include "ops/detail/rows.h"
+#include "ops/dropout.h"
+
+namespace camo {
+namespace {
+
+template <class T>
+void drop(const Tensor& x, double p, RandomKey key, const Tensor& y) {
+  const T* in = x.data<T>();
+  T* out = y.data<T>();
+  const int64_t n = x.numel();
+  const auto limit = static_cast<float>(p);
+  const T scale = p < 1 ? static_cast<T>(1 / (1 - p)) : T(0);
+  const auto keep = [&](T value, uint32_t word) { return uniform_from_bits(word) < limit ? T(0) : value * scale; };
+  // One call of the generator makes four numbers.
+  parallel_for((n + 3) / 4, 1024, [&](int64_t begin, int64_t end) {
+    const int64_t whole = std::min(end, n / 4);
+#pragma omp simd
+    for (int64_t group = begin; group < whole; ++group) {
+      const auto words = philox(key.seed, static_cast<uint64_t>(group), key.stream);
+      out[4 * group] = keep(in[4 * group], words[0]);
+      out[4 * group + 1] = keep(in[4 * group + 1], words[1]);
+      out[4 * group + 2] = keep(in[4 * group + 2], words[2]);
+      out[4 * group + 3] = keep(in[4 * group + 3], words[3]);
+    }
+    for (int64_t i = std::max(begin, whole) * 4; i < std::min(n, 4 * end); ++i) {
+      out[i] = keep(in[i], key.bits(static_cast<uint64_t>(i)));
+    }
+  });
+}
+
+Tensor dropped(const Tensor& x, double p, RandomKey key) {
+  return dispatch_floating(x.dtype(), "dropout", [&]<class T>() {
+    Tensor y = empty(x.shape(), x.dtype());
+    drop<T>(detail::dense(x), p, key, y);
+    return y;
+  });
+}
+
+struct DropoutNode final : Node {
+  DropoutNode(double p_, RandomKey key_) : Node("dropout"), p(p_), key(key_) {}
+  double p;
+  RandomKey key;
+
+  Tensors backward(const Tensors& dy) override { return {dropped(dy[0], p, key)}; }
+};
+
+}  // namespace
+
+Tensor dropout(const Tensor& x, double p, RandomKey key) {
+  CAMO_CHECK(p >= 0 && p <= 1, "dropout: p must be in [0, 1]; got ", p);
+  Tensor y = dropped(x, p, key);
+  record<DropoutNode>(y, {x}, p, key);
+  return y;
+}
+
+Tensor dropout(const Tensor& x, double p, bool training) {
+  CAMO_CHECK(p >= 0 && p <= 1, "dropout: p must be in [0, 1]; got ", p);
+  if (p == 0 || !training) return x;
+  return dropout(x, p, default_generator().next());
+}
+
+}  // namespace camo

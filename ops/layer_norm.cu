@@ -1,0 +1,144 @@
+// y = (x - mean) * rstd * weight + bias over the last axis, rstd = 1 / sqrt(var + eps).   x, y [M, C], weight, bias [C]
+//
+// With n = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - n * mean(g * n)), dweight = sum over rows
+// of dy * n, dbias = sum over rows of dy. Keeps x, weight, mean and rstd. Statistics take two passes over the row.
+#include <cmath>
+
+#include "core/autograd.h"
+#include "ops/detail/rows.h"
+#include "ops/normalization.h"
+
+namespace camo {
+namespace {
+
+using detail::Rows;
+
+template <class T>
+T row_sum(const T* x, int64_t n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+template <class T>
+void layer_norm_forward(const Rows& x, const T* weight, const T* bias, double eps, T* y, T* means, T* rstds) {
+  const int64_t width = x.width;
+  parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+      T* out = y + row * width;
+      const T mean = row_sum(in, width) / static_cast<T>(width);
+      T squares = 0;
+#pragma omp simd reduction(+ : squares)
+      for (int64_t c = 0; c < width; ++c) squares += (in[c] - mean) * (in[c] - mean);
+      const T rstd = 1 / std::sqrt(squares / static_cast<T>(width) + static_cast<T>(eps));
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) out[c] = (in[c] - mean) * rstd * weight[c] + bias[c];
+      means[row] = mean;
+      rstds[row] = rstd;
+    }
+  });
+}
+
+template <class T>
+void layer_norm_backward(const Rows& x, const Rows& dy, const T* weight, const T* means, const T* rstds, T* dx) {
+  const int64_t width = x.width;
+  parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+      const T* g = dy.row<T>(row);
+      T* out = dx + row * width;
+      const T mean = means[row], rstd = rstds[row];
+      T sum_g = 0, sum_gn = 0;
+#pragma omp simd reduction(+ : sum_g, sum_gn)
+      for (int64_t c = 0; c < width; ++c) {
+        sum_g += g[c] * weight[c];
+        sum_gn += g[c] * weight[c] * ((in[c] - mean) * rstd);
+      }
+      const T mean_g = sum_g / static_cast<T>(width), mean_gn = sum_gn / static_cast<T>(width);
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) {
+        out[c] = rstd * (g[c] * weight[c] - mean_g - (in[c] - mean) * rstd * mean_gn);
+      }
+    }
+  });
+}
+
+/// dweight and dbias in a row.
+template <class T>
+std::vector<double> parameter_gradients(const Rows& x, const Rows& dy, const T* means, const T* rstds) {
+  const int64_t width = x.width;
+  return detail::sum_over_rows<T>(x.count, 2 * width, [&](int64_t begin, int64_t end, T* sums) {
+    T* dweight = sums;
+    T* dbias = sums + width;
+    for (int64_t row = begin; row < end; ++row) {
+      const T* in = x.row<T>(row);
+      const T* g = dy.row<T>(row);
+      const T mean = means[row], rstd = rstds[row];
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) {
+        dweight[c] += g[c] * ((in[c] - mean) * rstd);
+        dbias[c] += g[c];
+      }
+    }
+  });
+}
+
+struct LayerNormNode final : Node {
+  LayerNormNode() : Node("layer_norm") {}
+  Saved x{this, "x"}, weight{this, "weight"}, mean{this, "mean"}, rstd{this, "rstd"};
+
+  Tensors backward(const Tensors& dy) override {
+    Tensors grads(3);
+    const Rows g = detail::as_rows(dy[0]), in = detail::as_rows(*x);
+    const int64_t width = in.width;
+    dispatch_floating(x->dtype(), "layer_norm", [&]<class T>() {
+      if (needs(0)) {
+        grads[0] = empty(x->shape(), x->dtype());
+        const Tensor scale = detail::dense(*weight);
+        layer_norm_backward<T>(in, g, scale.data<T>(), mean->data<T>(), rstd->data<T>(), grads[0].data<T>());
+      }
+      if (needs(1) || needs(2)) {
+        const auto sums = parameter_gradients<T>(in, g, mean->data<T>(), rstd->data<T>());
+        grads[1] = detail::to_tensor<T>(sums.data(), width);
+        grads[2] = detail::to_tensor<T>(sums.data() + width, width);
+      }
+    });
+    return grads;
+  }
+};
+
+}  // namespace
+
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  CAMO_CHECK(x.dims() >= 1, "layer_norm: x needs a dimension to normalise over; got x ", x.shape());
+  const Shape channels{x.size(-1)};
+  CAMO_CHECK(weight.shape() == channels, "layer_norm: weight must be ", channels,
+             ", the last dimension of x; got weight ", weight.shape(), ", x ", x.shape());
+  CAMO_CHECK(bias.shape() == channels, "layer_norm: bias must be ", channels, ", the last dimension of x; got bias ",
+             bias.shape(), ", x ", x.shape());
+  CAMO_CHECK(weight.dtype() == x.dtype() && bias.dtype() == x.dtype(),
+             "layer_norm: x, weight and bias must have one dtype; got x ", x.dtype(), ", weight ", weight.dtype(),
+             ", bias ", bias.dtype());
+  CAMO_CHECK(eps >= 0, "layer_norm: eps must not be negative; got ", eps);
+  Tensor mean, rstd;
+  Tensor y = dispatch_floating(x.dtype(), "layer_norm", [&]<class T>() {
+    const Rows rows = detail::as_rows(x);
+    const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
+    Tensor out = empty(x.shape(), x.dtype());
+    mean = empty({rows.count}, x.dtype());
+    rstd = empty({rows.count}, x.dtype());
+    layer_norm_forward<T>(rows, scale.data<T>(), shift.data<T>(), eps, out.data<T>(), mean.data<T>(), rstd.data<T>());
+    return out;
+  });
+  if (auto* node = record<LayerNormNode>(y, {x, weight, bias})) {
+    node->x = x;
+    node->weight = weight;
+    node->mean = mean;
+    node->rstd = rstd;
+  }
+  return y;
+}
+
+}  // namespace camo
