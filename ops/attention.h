@@ -9,11 +9,11 @@
 namespace camo {
 
 struct AttentionOptions {
-  Tensor mask;            // bool (true = may attend) or additive floating, broadcast to [B, H, Nq, Nk]; or undefined
-  double dropout = 0;     // probability on the attention weights
-  RandomKey dropout_key;  // used when dropout > 0
-  bool causal = false;    // query i sees keys j <= i + Nk - Nq
-  std::optional<double> scale;  // default 1 / sqrt(D)
+  Tensor mask{};            // bool (true = may attend) or additive floating, broadcast to [B, H, Nq, Nk]; or undefined
+  double dropout = 0;       // probability on the attention weights
+  RandomKey dropout_key{};  // used when dropout > 0
+  bool causal = false;      // query i sees keys j <= i + Nk - Nq
+  std::optional<double> scale{};  // default 1 / sqrt(D)
 };
 
 /// softmax(scale * q k^T + mask) v. q [B, Nq, H, D], k and v [B, Nk, H, D], any strides -> [B, Nq, H, D], contiguous.
