@@ -19,5 +19,7 @@ Image decode_png(std::span<const uint8_t> bytes, const std::string& name);
 Image decode_bmp(std::span<const uint8_t> bytes, const std::string& name);
 
 std::string encode_png_bytes(const Image& image);
+/// Grey, RGB or, with 4 channels, CMYK.
+std::string encode_jpeg_bytes(const Image& image, int quality, bool progressive);
 
 }  // namespace camo::detail

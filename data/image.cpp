@@ -58,6 +58,13 @@ Image with_channels(Image image, int channels) {
   return out;
 }
 
+void check_encodable(const Image& image, const char* op) {
+  CAMO_CHECK(image.channels == 1 || image.channels == 3, op, ": channels must be 1 or 3; got ", image.channels);
+  CAMO_CHECK(image.pixels.size() == image.row_bytes() * static_cast<size_t>(image.height) && !image.pixels.empty(), op,
+             ": pixels must hold width * height * channels bytes, at least one; got ", image.pixels.size(),
+             " bytes for ", image.width, " x ", image.height, " x ", image.channels);
+}
+
 }  // namespace
 
 void detail::check_image_extent(int64_t width, int64_t height, const std::string& name) {
@@ -82,11 +89,14 @@ Image decode_image(const std::filesystem::path& path, int channels) {
 }
 
 void encode_png(const std::filesystem::path& path, const Image& image) {
-  CAMO_CHECK(image.channels == 1 || image.channels == 3, "encode_png: channels must be 1 or 3; got ", image.channels);
-  CAMO_CHECK(image.pixels.size() == image.row_bytes() * static_cast<size_t>(image.height) && !image.pixels.empty(),
-             "encode_png: pixels must hold width * height * channels bytes, at least one; got ", image.pixels.size(),
-             " bytes for ", image.width, " x ", image.height, " x ", image.channels);
+  check_encodable(image, "encode_png");
   write_file_atomically(path, detail::encode_png_bytes(image));
+}
+
+void encode_jpeg(const std::filesystem::path& path, const Image& image, int quality) {
+  check_encodable(image, "encode_jpeg");
+  CAMO_CHECK(quality >= 1 && quality <= 100, "encode_jpeg: quality must be within 1 and 100; got ", quality);
+  write_file_atomically(path, detail::encode_jpeg_bytes(image, quality, false));
 }
 
 Image apply_orientation(Image image, int orientation) {

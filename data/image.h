@@ -34,15 +34,18 @@ inline constexpr int kMaxImageSide = 32768;
 inline constexpr int64_t kMaxImagePixels = int64_t{1} << 28;
 
 /// Reads a JPEG (baseline or progressive; grey, YCbCr, RGB, CMYK), PNG (any depth; 16 bits are reduced to their high
-/// byte) or BMP; the content tells which, not the suffix. The result has `channels` 3 (RGB) or 1 (grey: ITU-R 601 luma);
-/// alpha is dropped. A JPEG's EXIF orientation is applied. Damaged and truncated files are errors, never grey areas:
-/// ErrorCode::data, naming the file.
+/// byte) or BMP; the content tells which, not the suffix. The result has `channels` 3 (RGB) or 1 (grey: ITU-R 601
+/// luma); alpha is dropped. A JPEG's EXIF orientation is applied. Damaged and truncated files are errors, never grey
+/// areas: ErrorCode::data, naming the file.
 Image decode_image(const std::filesystem::path& path, int channels);
 /// The same from memory; `name` stands for the file in messages.
 Image decode_image(std::span<const uint8_t> bytes, int channels, const std::string& name);
 
 /// Writes an 8-bit PNG with 1 or 3 channels; `path` is either the old or the whole new file.
 void encode_png(const std::filesystem::path& path, const Image& image);
+
+/// Writes a baseline JPEG (quality 1..100, full chroma resolution) the same way.
+void encode_jpeg(const std::filesystem::path& path, const Image& image, int quality = 92);
 
 /// The picture as EXIF orientation 1..8 asks for it to be shown (1: as it is; other numbers are ignored).
 Image apply_orientation(Image image, int orientation);

@@ -118,4 +118,18 @@ Image decode_jpeg(std::span<const uint8_t> bytes, int channels, const std::strin
   return apply_orientation(std::move(image), markers.orientation);
 }
 
+std::string encode_jpeg_bytes(const Image& image, int quality, bool progressive) {
+  const std::unique_ptr<void, int (*)(tjhandle)> encoder(tjInitCompress(), tjDestroy);
+  CAMO_CHECK(encoder != nullptr, "encode_jpeg: can't start the encoder (", tjGetErrorStr2(nullptr), ")");
+  const int format = image.channels == 1 ? TJPF_GRAY : image.channels == 3 ? TJPF_RGB : TJPF_CMYK;
+  unsigned char* bytes = nullptr;
+  unsigned long size = 0;
+  const int status = tjCompress2(encoder.get(), image.pixels.data(), image.width, 0, image.height, format, &bytes,
+                                 &size, image.channels == 1 ? TJSAMP_GRAY : TJSAMP_444, quality,
+                                 TJFLAG_ACCURATEDCT | (progressive ? TJFLAG_PROGRESSIVE : 0));
+  const std::unique_ptr<unsigned char, void (*)(unsigned char*)> owner(bytes, tjFree);
+  CAMO_CHECK(status == 0, "encode_jpeg: ", tjGetErrorStr2(encoder.get()));
+  return {reinterpret_cast<const char*>(bytes), size};
+}
+
 }  // namespace camo::detail

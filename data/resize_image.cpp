@@ -14,18 +14,20 @@ struct Taps {
   std::vector<float> fraction;
 };
 
-// The order of double and float operations is OpenCV's: it decides the last bit of a weight.
-Taps bilinear_taps(int source, int target) {
+// The order of double and float operations is OpenCV's: it decides the last bit of a weight. So does the border: OpenCV
+// sets the fraction to 0 there for columns, but keeps it for rows, blending the border row with itself (which rounds).
+enum class Border { zero_fraction, keep_fraction };
+
+Taps bilinear_taps(int source, int target, Border border) {
   Taps taps;
   const double scale = 1.0 / (static_cast<double>(target) / source);
   for (int i = 0; i < target; ++i) {
     auto position = static_cast<float>((i + 0.5) * scale - 0.5);
     int first = static_cast<int>(std::floor(position));
     float fraction = position - static_cast<float>(first);
-    if (first < 0) first = 0, fraction = 0;
-    if (first >= source - 1) first = source - 1, fraction = 0;
-    taps.first.push_back(first);
-    taps.second.push_back(std::min(first + 1, source - 1));
+    if (border == Border::zero_fraction && (first < 0 || first >= source - 1)) fraction = 0;
+    taps.first.push_back(std::clamp(first, 0, source - 1));
+    taps.second.push_back(std::clamp(first + (fraction > 0 ? 1 : 0), 0, source - 1));
     taps.fraction.push_back(fraction);
   }
   return taps;
@@ -55,8 +57,8 @@ Image resize_bilinear(const Image& image, int width, int height) {
   check_target(width, height);
   CAMO_CHECK(!image.pixels.empty(), "resize_bilinear: the image must not be empty");
   if (width == image.width && height == image.height) return image;
-  const Taps across = bilinear_taps(image.width, width);
-  const Taps down = bilinear_taps(image.height, height);
+  const Taps across = bilinear_taps(image.width, width, Border::zero_fraction);
+  const Taps down = bilinear_taps(image.height, height, Border::keep_fraction);
   std::vector<int> weights;
   for (float fraction : across.fraction) {
     weights.push_back(fixed_weight(1.f - fraction));
@@ -94,8 +96,8 @@ Image resize_bilinear(const Image& image, int width, int height) {
 std::vector<float> resize_bilinear(const float* map, int width, int height, int new_width, int new_height) {
   check_target(new_width, new_height);
   CAMO_CHECK(width > 0 && height > 0, "resize_bilinear: the map must not be empty; got ", width, " x ", height);
-  const Taps across = bilinear_taps(width, new_width);
-  const Taps down = bilinear_taps(height, new_height);
+  const Taps across = bilinear_taps(width, new_width, Border::zero_fraction);
+  const Taps down = bilinear_taps(height, new_height, Border::zero_fraction);
   std::vector<float> out;
   out.reserve(static_cast<size_t>(new_width) * static_cast<size_t>(new_height));
   for (size_t y = 0; y < down.first.size(); ++y) {

@@ -7,8 +7,8 @@
 
 namespace camo {
 
-/// Bilinear with half-pixel centres and no antialiasing, bit for bit OpenCV's cv::resize(INTER_LINEAR) of 8-bit pictures:
-/// weights in 11-bit fixed point, horizontal pass first.
+/// Bilinear with half-pixel centres and no antialiasing, bit for bit OpenCV's cv::resize(INTER_LINEAR) of 8-bit
+/// pictures: weights in 11-bit fixed point, horizontal pass first.
 Image resize_bilinear(const Image& image, int width, int height);
 
 /// The same geometry in floating point for one map of height * width values (probabilities to the mask's size).
