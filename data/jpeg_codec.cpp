@@ -99,8 +99,10 @@ Image decode_jpeg(std::span<const uint8_t> bytes, int channels, const std::strin
   const int status =
       tjDecompressHeader3(decoder.get(), bytes.data(), size, &width, &height, &subsampling, &colour_space);
   // An unusual chroma subsampling alone makes the header call fail; the decoder itself can handle it.
-  CAMO_CHECK_CODE(data, status == 0 || (width > 0 && height > 0 && colour_space >= 0), name,
-                  ": the JPEG header can't be read (", tjGetErrorStr2(decoder.get()), "); replace the file");
+  // Header tables without a picture pass with extents of 0.
+  CAMO_CHECK_CODE(data, width > 0 && height > 0 && (status == 0 || colour_space >= 0), name,
+                  ": the JPEG header can't be read (", status == 0 ? "no picture in it" : tjGetErrorStr2(decoder.get()),
+                  "); replace the file");
   check_image_extent(width, height, name);
 
   const bool cmyk = colour_space == TJCS_CMYK || colour_space == TJCS_YCCK;

@@ -46,8 +46,7 @@ TEST(ResizeBilinear, SameSizeIsTheSamePicture) {
 }
 
 TEST(ResizeBilinear, OnePixelFillsAnySize) {
-  for (int channels : {1, 3})
-    EXPECT_EQ(resize_bilinear(Image(1, 1, channels, 200), 9, 5), Image(9, 5, channels, 200));
+  for (int channels : {1, 3}) EXPECT_EQ(resize_bilinear(Image(1, 1, channels, 200), 9, 5), Image(9, 5, channels, 200));
 }
 
 TEST(ResizeBilinear, HalvingAverages) {

@@ -1,7 +1,5 @@
 #include "test_images.h"
 
-#include <algorithm>
-
 namespace camo::test {
 namespace {
 
@@ -53,25 +51,22 @@ std::vector<uint8_t> make_png(uint32_t width, uint32_t height, int depth, int co
 std::vector<uint8_t> with_orientation(const std::vector<uint8_t>& jpeg, int orientation, bool little_endian) {
   std::vector<uint8_t> body = {'E', 'x', 'i', 'f', 0, 0};
   const auto put = [&](uint32_t value, int bytes) {
-    std::vector<uint8_t> number;
-    put_big_endian(number, value, bytes);
-    if (little_endian) std::reverse(number.begin(), number.end());
-    body.insert(body.end(), number.begin(), number.end());
+    for (int i = 0; i < bytes; ++i)
+      body.push_back(static_cast<uint8_t>(value >> (8 * (little_endian ? i : bytes - 1 - i))));
   };
   body.insert(body.end(), 2, little_endian ? 'I' : 'M');
   put(42, 2);
-  put(8, 4);                                  // offset of the directory
-  put(2, 2);                                  // entries
-  put(0x010f, 2), put(3, 2), put(1, 4);       // another tag comes first
+  put(8, 4);                             // offset of the directory
+  put(2, 2);                             // entries
+  put(0x010f, 2), put(3, 2), put(1, 4);  // another tag comes first
   put(7, 2), put(0, 2);
   put(0x0112, 2), put(3, 2), put(1, 4);
   put(static_cast<uint32_t>(orientation), 2), put(0, 2);
   put(0, 4);
-  std::vector<uint8_t> segment = {0xff, 0xe1};
-  put_big_endian(segment, static_cast<uint32_t>(body.size() + 2), 2);
-  segment.insert(segment.end(), body.begin(), body.end());
   std::vector<uint8_t> out(jpeg.begin(), jpeg.begin() + 2);
-  out.insert(out.end(), segment.begin(), segment.end());
+  put_big_endian(out, 0xffe1, 2);
+  put_big_endian(out, static_cast<uint32_t>(body.size() + 2), 2);
+  out.insert(out.end(), body.begin(), body.end());
   out.insert(out.end(), jpeg.begin() + 2, jpeg.end());
   return out;
 }

@@ -1,0 +1,190 @@
+#include "data/dataset.h"
+
+#include <algorithm>
+
+#include "test_images.h"
+#include "tests/support/test_support.h"
+
+namespace camo {
+namespace {
+
+namespace fs = std::filesystem;
+using test::write_bytes;
+
+const std::vector<uint8_t>& any_png() {
+  static const std::vector<uint8_t> bytes = test::to_bytes(detail::encode_png_bytes(Image(4, 4, 1)));
+  return bytes;
+}
+
+// Finding samples looks at names only.
+void touch(const fs::path& path) { write_bytes(path, any_png()); }
+
+void touch_pair(const fs::path& images, const fs::path& masks, const std::string& stem) {
+  touch(images / (stem + ".jpg"));
+  touch(masks / (stem + ".png"));
+}
+
+std::vector<std::string> names(const Dataset& dataset) {
+  std::vector<std::string> found;
+  for (const Sample& sample : dataset.samples) found.push_back(sample.name);
+  return found;
+}
+
+using Names = std::vector<std::string>;
+
+TEST(FindDataset, EveryPairOfFolderNames) {
+  for (const auto& [images, masks] : std::vector<std::pair<std::string, std::string>>{{"Imgs", "GT"},
+                                                                                      {"Image", "GT_Object"},
+                                                                                      {"image", "mask"},
+                                                                                      {"Image", "Mask"},
+                                                                                      {"im", "gt"},
+                                                                                      {"IMGS", "gt"},
+                                                                                      {"Image", "GT"},
+                                                                                      {"images", "masks"}}) {
+    const test::TemporaryFolder root;
+    touch_pair(root.path() / images, root.path() / masks, "b");
+    touch_pair(root.path() / images, root.path() / masks, "a");
+    for (Split split : {Split::train, Split::test, Split::all})
+      EXPECT_EQ(names(find_dataset(root.path().string(), split)), (Names{"a", "b"})) << images;
+  }
+}
+
+TEST(FindDataset, PairsByStemWhateverTheSuffix) {
+  const test::TemporaryFolder root;
+  touch(root.path() / "Imgs/a.JPEG");
+  touch(root.path() / "Imgs/b.Png");
+  touch(root.path() / "Imgs/c.bmp");
+  touch(root.path() / "Imgs/Thumbs.db");
+  touch(root.path() / "Imgs/._a.jpg");
+  touch(root.path() / "GT/c.jpg");
+  touch(root.path() / "GT/b.BMP");
+  touch(root.path() / "GT/a.png");
+  const Dataset dataset = find_dataset(root.path().string(), Split::all);
+  ASSERT_EQ(names(dataset), (Names{"a", "b", "c"}));
+  for (const Sample& sample : dataset.samples) EXPECT_EQ(sample.image.stem(), sample.mask.stem());
+}
+
+// In the folder: training set {x, y}, test set {z}.
+void expect_splits(const fs::path& root) {
+  EXPECT_EQ(names(find_dataset(root.string(), Split::train)), (Names{"x", "y"}));
+  EXPECT_EQ(names(find_dataset(root.string(), Split::test)), (Names{"z"}));
+  EXPECT_EQ(find_dataset(root.string(), Split::all).samples.size(), 3u);
+}
+
+TEST(FindDataset, SplitFoldersInAnyCase) {
+  for (const auto& [train, test] : std::vector<std::pair<std::string, std::string>>{
+           {"Train", "Test"}, {"train", "test"}, {"TrainDataset", "TestDataset"}, {"TrainValDataset", "TestDataset"}}) {
+    const test::TemporaryFolder root;
+    const fs::path t = root.path() / train, v = root.path() / test;
+    touch_pair(t / "Image", t / "GT_Object", "x");
+    touch_pair(t / "Image", t / "GT_Object", "y");
+    touch_pair(v / "Imgs", v / "GT", "z");
+    expect_splits(root.path());
+  }
+}
+
+TEST(FindDataset, TrainAndTrainGt) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Train", root.path() / "TrainGT", "x");
+  touch_pair(root.path() / "Train", root.path() / "TrainGT", "y");
+  touch_pair(root.path() / "Test", root.path() / "TestGT", "z");
+  expect_splits(root.path());
+}
+
+TEST(FindDataset, CamoSharesOneMaskFolder) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Images/Train", root.path() / "GT", "x");
+  touch_pair(root.path() / "Images/Train", root.path() / "GT", "y");
+  touch_pair(root.path() / "Images/Test", root.path() / "GT", "z");
+  expect_splits(root.path());
+}
+
+TEST(FindDataset, TestDatasetWithSeveralSets) {
+  const test::TemporaryFolder root;
+  const fs::path sets = root.path() / "TestDataset";
+  touch_pair(sets / "NC4K/Imgs", sets / "NC4K/GT", "1");
+  touch_pair(sets / "CAMO/Imgs", sets / "CAMO/GT", "1");
+  EXPECT_EQ(names(find_dataset(root.path().string(), Split::test)), (Names{"CAMO/1", "NC4K/1"}));
+  EXPECT_EQ(names(find_dataset(sets.string(), Split::test)), (Names{"CAMO/1", "NC4K/1"}));
+  EXPECT_EQ(names(find_dataset((sets / "NC4K").string(), Split::test)), (Names{"1"}));
+}
+
+TEST(FindDataset, JoinedWithPlus) {
+  const test::TemporaryFolder root;
+  const fs::path camo = root.path() / "CAMO/train", cod = root.path() / "COD10K";
+  touch_pair(camo / "Imgs", camo / "GT", "a");
+  touch_pair(cod / "Imgs", cod / "GT", "a");
+  const Dataset dataset = find_dataset(camo.string() + "+" + cod.string() + "/", Split::train);
+  EXPECT_EQ(names(dataset), (Names{"CAMO/a", "COD10K/a"}));
+  ASSERT_EQ(dataset.sources.size(), 2u);
+  EXPECT_EQ(dataset.sources[0].count, 1);
+  EXPECT_ERROR(find_dataset(camo.string() + "+", Split::train), "folders joined with '+' must not be empty");
+  EXPECT_ERROR(find_dataset(camo.string() + "+" + (root.path() / "CAMO").string(), Split::train),
+               "twice; give it once");
+}
+
+TEST(FindDataset, EqualLabelsAreNumbered) {
+  const test::TemporaryFolder root;
+  for (const char* part : {"one", "two"})
+    touch_pair(root.path() / part / "CAMO/Imgs", root.path() / part / "CAMO/GT", "a");
+  const std::string both = (root.path() / "one/CAMO").string() + "+" + (root.path() / "two/CAMO").string();
+  EXPECT_EQ(names(find_dataset(both, Split::all)), (Names{"CAMO/a", "CAMO_2/a"}));
+}
+
+TEST(FindDataset, NothingThere) {
+  const test::TemporaryFolder root;
+  EXPECT_ERROR(find_dataset((root.path() / "none").string(), Split::all), "none: no such folder");
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all), "the folder is empty; understood are: Imgs+GT");
+  touch(root.path() / "a.jpg");
+  EXPECT_ERROR(find_dataset((root.path() / "a.jpg").string(), Split::all), "a folder is wanted; this is a file");
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all),
+               "no pictures and masks found in this folder; understood");
+  fs::create_directories(root.path() / "Imgs");
+  fs::create_directories(root.path() / "GT");
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all), "Imgs: no picture in this folder");
+}
+
+TEST(FindDataset, SplitThatIsNotThere) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "train/Imgs", root.path() / "train/GT", "a");
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::test),
+               "has no folder for testing beside the one for training");
+}
+
+TEST(FindDataset, PicturesWithoutMasksAreNamedUpToFive) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Imgs", root.path() / "GT", "ok");
+  for (const char* stem : {"a", "b", "c", "d", "e", "f"}) touch(root.path() / "Imgs" / (std::string(stem) + ".jpg"));
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all),
+               "6 of 7 have none: a.jpg, b.jpg, c.jpg, d.jpg, e.jpg, ...; add the masks or remove the pictures");
+}
+
+TEST(FindDataset, MasksWithoutPictures) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Imgs", root.path() / "GT", "ok");
+  touch(root.path() / "GT/alone.png");
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all), "1 of 2 have none: alone.png; add the pictures");
+}
+
+TEST(FindDataset, DuplicateStems) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Imgs", root.path() / "GT", "a");
+  touch(root.path() / "Imgs/a.png");
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all),
+               "file names must differ in more than the suffix; got a.jpg and a.png");
+}
+
+TEST(LoadSample, SizesMustAgree) {
+  const test::TemporaryFolder root;
+  encode_png(root.path() / "i.png", Image(8, 6, 3));
+  encode_png(root.path() / "m.png", Image(8, 5, 1));
+  EXPECT_ERROR(load_sample({"i", root.path() / "i.png", root.path() / "m.png"}),
+               "m.png: a mask must have its picture's size; got mask 8 x 5, picture 8 x 6");
+  encode_png(root.path() / "m.png", Image(8, 6, 1, 255));
+  const LoadedSample loaded = load_sample({"i", root.path() / "i.png", root.path() / "m.png"});
+  EXPECT_EQ(loaded.image.channels, 3);
+  EXPECT_EQ(loaded.mask, Image(8, 6, 1, 255));
+}
+
+}  // namespace
+}  // namespace camo
