@@ -2,8 +2,8 @@
 #include <array>
 #include <vector>
 
-#include "core/random.h"
 #include "nn/gradcheck.h"
+#include "nn/gradient_cases/inputs.h"
 #include "ops/conv2d.h"
 #include "ops/pool.h"
 #include "ops/resize.h"
@@ -11,25 +11,11 @@
 
 namespace camo {
 
+using gradient_cases::draw;
+using gradient_cases::draw_distinct;
+using gradient_cases::strided;
+
 namespace {
-
-// Uniform in [-1, 1): another block of numbers for each `stream`.
-Tensor values(const Shape& shape, uint64_t stream) {
-  const RandomKey key{17, stream};
-  std::vector<double> numbers(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = 2 * double{key.uniform(i)} - 1;
-  return from_vector(numbers, shape);
-}
-
-// Different values at least 1/509 apart, so that a small step changes no maximum.
-Tensor distinct_values(const Shape& shape) {
-  std::vector<double> numbers(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<double>((i * 191 + 7) % 509) / 509;
-  return from_vector(numbers, shape);
-}
-
-// The same numbers as `x` [N, H, W, C] in a view of [N, C, H, W] memory.
-Tensor strided(const Tensor& x) { return permute(clone(permute(x, {0, 3, 1, 2})), {0, 2, 3, 1}); }
 
 struct ConvCase {
   const char* variant;
@@ -66,9 +52,9 @@ void add_conv_cases(std::vector<GradientCase>& cases) {
                      },
                      .inputs =
                          [c] {
-                           Tensors inputs{values(c.x, 0), values(c.weight, 1)};
+                           Tensors inputs{draw(c.x, 0), draw(c.weight, 1)};
                            if (c.is_strided) inputs = {strided(inputs[0]), strided(inputs[1])};
-                           if (c.bias) inputs.push_back(values({c.weight[0]}, 2));
+                           if (c.bias) inputs.push_back(draw({c.weight[0]}, 2));
                            return inputs;
                          }});
   }
@@ -98,9 +84,7 @@ void add_pool_cases(std::vector<GradientCase>& cases) {
       {"no images", {0, 4, 4, 2}, {}},
   };
   for (const PoolCase& c : pools) {
-    const auto inputs = [c]() -> Tensors {
-      return {c.is_strided ? strided(distinct_values(c.x)) : distinct_values(c.x)};
-    };
+    const auto inputs = [c]() -> Tensors { return {c.is_strided ? strided(draw_distinct(c.x)) : draw_distinct(c.x)}; };
     const auto add = [&](const char* op, Tensor (*pool)(const Tensor&, const Pool2dOptions&)) {
       const auto fn = [c, pool](const Tensors& in) -> Tensors { return {pool(in[0], c.options)}; };
       cases.push_back({.op = op, .variant = c.variant, .fn = fn, .inputs = inputs});
@@ -115,9 +99,7 @@ void add_pool_cases(std::vector<GradientCase>& cases) {
       {"no images", {0, 3, 3, 2}, {2, 2}},
   };
   for (const MapCase& c : maps) {
-    const auto inputs = [c]() -> Tensors {
-      return {c.is_strided ? strided(distinct_values(c.x)) : distinct_values(c.x)};
-    };
+    const auto inputs = [c]() -> Tensors { return {c.is_strided ? strided(draw_distinct(c.x)) : draw_distinct(c.x)}; };
     const auto add = [&](const char* op, TensorFunction fn) {
       cases.push_back({.op = op, .variant = c.variant, .fn = std::move(fn), .inputs = inputs});
     };
@@ -140,7 +122,7 @@ void add_resize_cases(std::vector<GradientCase>& cases) {
     cases.push_back({.op = "resize_bilinear",
                      .variant = c.variant,
                      .fn = [c](const Tensors& in) -> Tensors { return {resize_bilinear(in[0], c.size[0], c.size[1])}; },
-                     .inputs = [c]() -> Tensors { return {c.is_strided ? strided(values(c.x, 3)) : values(c.x, 3)}; }});
+                     .inputs = [c]() -> Tensors { return {c.is_strided ? strided(draw(c.x, 3)) : draw(c.x, 3)}; }});
   }
 }
 

@@ -68,7 +68,9 @@ void expect_recorded(DType dtype, double tolerance) {
     EXPECT_TRUE(all_close(got.y, expected("y"), tolerance));
     EXPECT_TRUE(all_close(got.dx, expected("dx"), tolerance));
     EXPECT_TRUE(all_close(got.dweight, expected("dweight"), tolerance));
-    if (c.bias) EXPECT_TRUE(all_close(got.dbias, expected("dbias"), tolerance));
+    if (c.bias) {
+      EXPECT_TRUE(all_close(got.dbias, expected("dbias"), tolerance));
+    }
   }
 }
 
