@@ -166,7 +166,7 @@ TEST(Module, ShortensLongLists) {
   StateMismatch mismatch;
   EXPECT_TRUE(mismatch.empty());
   EXPECT_EQ(mismatch.str(), "");
-  for (int i = 0; i < 50; ++i) mismatch.missing.push_back("m" + std::to_string(i));
+  for (int i = 0; i < 50; ++i) mismatch.missing.push_back(concat_text("m", i));
   EXPECT_FALSE(mismatch.empty());
   EXPECT_NE(mismatch.str().find("missing in the file (50)"), std::string::npos);
   EXPECT_NE(mismatch.str().find("... and 30 more"), std::string::npos);
