@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/autograd.h"
+#include "core/parallel.h"
 #include "core/random.h"
 
 namespace camo {
@@ -154,6 +155,7 @@ GradcheckResult compare_with_differences(const std::function<Tensors()>& run, co
                                          const Projection& projection, const Gradients& analytic,
                                          const GradcheckOptions& options) {
   const NoGrad no_grad;
+  const SerialScope serial;  // thousands of tiny runs
   const double floor = options.absolute_tolerance / options.relative_tolerance;
   GradcheckResult result{.ok = true, .worst_error = 0, .message = {}};
   for (size_t k = 0; k < checked.size(); ++k) {

@@ -56,7 +56,10 @@ BatchNorm2d::BatchNorm2d(int64_t channels, double eps, double momentum) : eps_(e
 Tensor BatchNorm2d::operator()(const Tensor& x) const {
   Tensor y = batch_norm(x, weight_, bias_, running_mean_, running_var_,
                         {.training = training(), .momentum = momentum_, .eps = eps_});
-  if (training() && !is_recomputing()) add_into(num_batches_tracked_, ones({}, i64, num_batches_tracked_.device()));
+  if (training() && !is_recomputing()) {  // whole-number buffers stay on the CPU
+    ++*num_batches_tracked_.data<int64_t>();
+    num_batches_tracked_.storage()->bump_version();
+  }
   return y;
 }
 

@@ -37,17 +37,16 @@ void append_list(std::string& out, const char* title, const std::vector<std::str
   if (items.size() > kShown) out += concat_text("\n  ... and ", items.size() - kShown, " more");
 }
 
-/// Replaces what the handles of this tensor see.
+/// Replaces what the handles of this tensor see. Whole numbers stay as they are, on the CPU.
 void convert_in_place(const Tensor& x, Device device, DType dtype) {
-  const DType wanted = is_floating(x.dtype()) ? dtype : x.dtype();
-  if (x.dtype() == wanted && x.device() == device) return;
+  if (is_integer(x.dtype()) || (x.dtype() == dtype && x.device() == device)) return;
   const NoGrad no_grad;
-  const Tensor converted = clone(camo::to(camo::to(x.detach(), wanted), device));
+  const Tensor converted = clone(camo::to(camo::to(x.detach(), dtype), device));
   TensorImpl& impl = *x.impl();
   impl.storage = converted.storage();
   impl.strides = converted.strides();
   impl.offset = converted.offset();
-  impl.dtype = wanted;
+  impl.dtype = dtype;
   impl.grad = {};
 }
 
