@@ -2,6 +2,9 @@
 # With CUDA off, .cu files compile as plain C++.
 function(camo_library name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.cu)
+  if(NOT CAMO_CUDA_ON)  # what only makes sense with CUDA has a folder of that name
+    list(FILTER sources EXCLUDE REGEX "/cuda/")
+  endif()
   if(NOT sources)
     file(GENERATE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/none.cpp CONTENT "")
     set(sources ${CMAKE_CURRENT_BINARY_DIR}/none.cpp)

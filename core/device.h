@@ -28,5 +28,7 @@ Device parse_device(std::string_view text);
 
 /// Empty when this build and machine can use CUDA devices; otherwise the reason why not.
 std::string why_no_cuda();
+/// CUDA devices that can be used: 0 without CUDA.
+int cuda_device_count();
 
 }  // namespace camo

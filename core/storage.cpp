@@ -7,6 +7,9 @@
 #include <vector>
 
 #include "core/error.h"
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/allocator.h"
+#endif
 
 #if defined(__SANITIZE_ADDRESS__)
 #define CAMO_REUSE_BLOCKS 0  // let the sanitizer see each allocation
@@ -105,33 +108,45 @@ CpuAllocator& cpu_allocator() {
   return *allocator;
 }
 
-void require_cpu(Device device) {
-  CAMO_CHECK_CODE(device, device.is_cpu(), "memory: ", device, " can't be used: ", why_no_cuda());
+#ifdef CAMO_WITH_CUDA
+using cuda::release_cached;
+using cuda::reset_peak;
+using cuda::stats;
+void* allocate(int64_t bytes, Device device) { return cuda::allocate(bytes, device); }
+void free_block(void* block, Device device) { cuda::free(block, device); }
+#else
+[[noreturn]] void no_cuda(Device device) {
+  fail(ErrorCode::device, "memory: ", device, " can't be used: ", why_no_cuda());
 }
+void* allocate(int64_t, Device device) { no_cuda(device); }
+void free_block(void*, Device device) { no_cuda(device); }
+MemoryStats stats(Device device) { no_cuda(device); }
+void reset_peak(Device device) { no_cuda(device); }
+void release_cached(Device device) { no_cuda(device); }
+#endif
 
 }  // namespace
 
 Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) {
-  require_cpu(device);
   CAMO_CHECK(bytes >= 0, "storage: size must not be negative; got ", bytes, " bytes");
-  data_ = cpu_allocator().allocate(bytes);
+  data_ = device.is_cpu() ? cpu_allocator().allocate(bytes) : allocate(bytes, device);
 }
 
-Storage::~Storage() { cpu_allocator().free(data_, bytes_); }
-
-MemoryStats memory_stats(Device device) {
-  require_cpu(device);
-  return cpu_allocator().stats();
+Storage::~Storage() {
+  if (device_.is_cpu()) cpu_allocator().free(data_, bytes_);
+  else free_block(data_, device_);
 }
+
+MemoryStats memory_stats(Device device) { return device.is_cpu() ? cpu_allocator().stats() : stats(device); }
 
 void reset_peak_memory(Device device) {
-  require_cpu(device);
-  cpu_allocator().reset_peak();
+  if (device.is_cpu()) cpu_allocator().reset_peak();
+  else reset_peak(device);
 }
 
 void release_cached_memory(Device device) {
-  require_cpu(device);
-  cpu_allocator().release_cached();
+  if (device.is_cpu()) cpu_allocator().release_cached();
+  else release_cached(device);
 }
 
 }  // namespace camo

@@ -7,6 +7,16 @@
 
 namespace camo {
 
+namespace {
+
+Tensor to_cpu(const Tensor& x) {
+  Tensor host = empty(x.shape(), x.dtype());
+  copy_into(host, x);
+  return host;
+}
+
+}  // namespace
+
 const TensorImpl& Tensor::checked() const {
   CAMO_CHECK(impl_ != nullptr, "tensor: is undefined; it holds no data");
   return *impl_;
@@ -42,13 +52,14 @@ void* Tensor::raw_data() const {
 
 double Tensor::item() const {
   CAMO_CHECK(numel() == 1, "item: needs a tensor with one element; got shape ", shape());
-  return dispatch_all(dtype(), [&]<class T>() { return convert<double>(*data<T>()); });
+  const Tensor host = is_cuda() ? to_cpu(*this) : *this;
+  return dispatch_all(dtype(), [&]<class T>() { return convert<double>(*host.data<T>()); });
 }
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
   std::vector<T> values(static_cast<size_t>(numel()));
-  const Tensor source = is_contiguous() ? *this : clone(*this);
+  const Tensor source = is_cuda() ? to_cpu(*this) : is_contiguous() ? *this : clone(*this);
   dispatch_all(dtype(), [&]<class S>() {
     const S* elements = source.data<S>();
     for (size_t i = 0; i < values.size(); ++i) values[i] = convert<T>(elements[i]);
@@ -114,9 +125,12 @@ template <class T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device) {
   CAMO_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "from_vector: shape ", shape, " has ", shape.numel(),
              " elements; got ", values.size(), " values");
-  Tensor result = empty(shape, dtype_of<T>, device);
+  Tensor result = empty(shape, dtype_of<T>);
   std::copy(values.begin(), values.end(), result.data<T>());
-  return result;
+  if (device.is_cpu()) return result;
+  Tensor moved = empty(shape, dtype_of<T>, device);
+  copy_into(moved, result);
+  return moved;
 }
 template Tensor from_vector(const std::vector<float>&, const Shape&, Device);
 template Tensor from_vector(const std::vector<double>&, const Shape&, Device);

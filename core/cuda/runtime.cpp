@@ -1,0 +1,111 @@
+#include "core/cuda/runtime.h"
+
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/error.h"
+
+namespace camo::cuda {
+
+namespace {
+
+bool sync_after_launch() {
+  static const bool on = [] {
+    const char* value = std::getenv("CAMO_SYNC");
+    return value != nullptr && std::string(value) == "1";
+  }();
+  return on;
+}
+
+/// The streams of one device; they live as long as the process.
+struct DeviceState {
+  cudaStream_t compute = nullptr, copy = nullptr;
+  DeviceInfo info;
+};
+
+const DeviceState& state(Device device) {
+  static std::mutex mutex;
+  static auto* states = new std::vector<std::unique_ptr<DeviceState>>(static_cast<size_t>(device_count()));
+  CAMO_CHECK_CODE(device, device.is_cuda() && device.index < device_count(), "device: ", device,
+                  " does not exist; this machine has ", device_count(), " CUDA devices");
+  std::lock_guard lock(mutex);
+  auto& slot = (*states)[static_cast<size_t>(device.index)];
+  if (!slot) {
+    int previous = 0;
+    CAMO_CUDA(cudaGetDevice(&previous));
+    CAMO_CUDA(cudaSetDevice(device.index));
+    auto made = std::make_unique<DeviceState>();
+    CAMO_CUDA(cudaStreamCreateWithFlags(&made->compute, cudaStreamNonBlocking));
+    CAMO_CUDA(cudaStreamCreateWithFlags(&made->copy, cudaStreamNonBlocking));
+    cudaDeviceProp properties;
+    CAMO_CUDA(cudaGetDeviceProperties(&properties, device.index));
+    made->info = {properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+                  static_cast<int64_t>(properties.totalGlobalMem)};
+    CAMO_CUDA(cudaSetDevice(previous));
+    slot = std::move(made);
+  }
+  return *slot;
+}
+
+}  // namespace
+
+void check(cudaError_t status, const char* call, const char* file, int line) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // an error that was reported must not be reported by the next call again
+  fail(ErrorCode::device, "cuda: ", call, " failed at ", file, ":", line, ": ", cudaGetErrorString(status), " (",
+       cudaGetErrorName(status), ")");
+}
+
+void check_launch(const char* kernel, const char* file, int line) {
+  check(cudaGetLastError(), kernel, file, line);
+  if (sync_after_launch()) check(cudaDeviceSynchronize(), kernel, file, line);
+}
+
+int device_count() {
+  static const int count = [] {
+    int found = 0;
+    return cudaGetDeviceCount(&found) == cudaSuccess ? found : 0;
+  }();
+  return count;
+}
+
+cudaStream_t use(Device device) {
+  const DeviceState& found = state(device);
+  thread_local int current = -1;
+  if (current != device.index) {
+    CAMO_CUDA(cudaSetDevice(device.index));
+    current = device.index;
+  }
+  return found.compute;
+}
+
+cudaStream_t copy_stream(Device device) { return state(device).copy; }
+
+void synchronize(Device device) {
+  CAMO_CUDA(cudaStreamSynchronize(state(device).compute));
+  CAMO_CUDA(cudaStreamSynchronize(state(device).copy));
+}
+
+const DeviceInfo& device_info(Device device) { return state(device).info; }
+
+Event::Event(bool with_time) {
+  CAMO_CUDA(cudaEventCreateWithFlags(&event_, with_time ? cudaEventDefault : cudaEventDisableTiming));
+}
+Event::~Event() { cudaEventDestroy(event_); }
+void Event::record(cudaStream_t stream) { CAMO_CUDA(cudaEventRecord(event_, stream)); }
+void Event::block(cudaStream_t stream) const { CAMO_CUDA(cudaStreamWaitEvent(stream, event_)); }
+void Event::synchronize() const { CAMO_CUDA(cudaEventSynchronize(event_)); }
+float Event::milliseconds_since(const Event& start) const {
+  float milliseconds = 0;
+  CAMO_CUDA(cudaEventElapsedTime(&milliseconds, start.event_, event_));
+  return milliseconds;
+}
+
+PinnedBuffer::PinnedBuffer(int64_t bytes) : bytes_(bytes) {
+  CAMO_CUDA(cudaMallocHost(&data_, static_cast<size_t>(bytes)));
+}
+PinnedBuffer::~PinnedBuffer() { cudaFreeHost(data_); }
+
+}  // namespace camo::cuda
