@@ -30,9 +30,9 @@ void forward_row(const T* x, T* y, int64_t n) {
     sum += e;
   }
   if constexpr (is_log) {
-    const T log_sum = shift + std::log(sum);
+    const T log_sum = std::log(sum);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) y[i] = x[i] - log_sum;
+    for (int64_t i = 0; i < n; ++i) y[i] = (x[i] - shift) - log_sum;  // in this order: shift may be large
   } else {
     const T scale = sum == 0 ? T(0) : 1 / sum;
 #pragma omp simd
@@ -60,13 +60,13 @@ void forward_slab(const T* x, int64_t stride, T* y, int64_t n, int64_t inner, T*
     }
   }
   for (int64_t j = 0; j < inner; ++j) {
-    if constexpr (is_log) sum[j] = shift[j] + std::log(sum[j]);
+    if constexpr (is_log) sum[j] = std::log(sum[j]);
     else sum[j] = sum[j] == 0 ? T(0) : 1 / sum[j];
   }
   for (int64_t i = 0; i < n; ++i) {
 #pragma omp simd
     for (int64_t j = 0; j < inner; ++j) {
-      if constexpr (is_log) y[i * inner + j] = x[i * stride + j] - sum[j];
+      if constexpr (is_log) y[i * inner + j] = (x[i * stride + j] - shift[j]) - sum[j];
       else y[i * inner + j] *= sum[j];
     }
   }
