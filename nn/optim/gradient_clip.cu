@@ -8,15 +8,24 @@ namespace camo {
 namespace {
 
 constexpr int64_t kBlock = 1 << 14;
+constexpr int kLanes = 16;  // sums side by side, for vector instructions
 
 /// Sum of squares in double, in blocks: the same for every number of threads.
 template <class T>
 double sum_of_squares(const T* x, int64_t n) {
   std::vector<double> partial(static_cast<size_t>((n + kBlock - 1) / kBlock));
   parallel_blocks(n, kBlock, [&](int64_t index, int64_t begin, int64_t end) {
+    double lanes[kLanes] = {};
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const double value = x[i + lane];
+        lanes[lane] += value * value;
+      }
+    }
     double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = begin; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    for (; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    for (double lane : lanes) sum += lane;
     partial[static_cast<size_t>(index)] = sum;
   });
   double total = 0;
