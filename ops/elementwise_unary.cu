@@ -176,15 +176,15 @@ struct Gelu {  // x Phi(x); derivative Phi(x) + x phi(x), phi the normal density
   static constexpr const char* kName = "gelu";
   static constexpr Saves kSaves = Saves::input;
   template <class T>
-  CAMO_HOST_DEVICE static T phi_cumulative(T x) {
+  [[gnu::always_inline]] CAMO_HOST_DEVICE static T phi_cumulative(T x) {
     return T(0.5) + T(0.5) * detail::simd_erf(x * T(0.70710678118654752));
   }
   template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
+  [[gnu::always_inline]] CAMO_HOST_DEVICE T value(T x) const {
     return x * phi_cumulative(x);
   }
   template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
+  [[gnu::always_inline]] CAMO_HOST_DEVICE T derivative(T x) const {
     return phi_cumulative(x) + x * T(0.39894228040143268) * detail::simd_exp(x * x * T(-0.5));
   }
 };
@@ -257,7 +257,8 @@ struct UnaryNode final : Node {
       if constexpr (F::kSaves == Saves::nothing) {
         detail::map<T, T>(dx, dy[0], [fn](T d) { return d * fn.derivative(T(0)); });
       } else {
-        detail::map<T, T>(dx, dy[0], *s, [fn](T d, T saved) { return d * fn.derivative(saved); });
+        detail::map<T, T>(
+            dx, dy[0], *s, [fn](T d, T saved) __attribute__((always_inline)) { return d * fn.derivative(saved); });
       }
     });
     return {dx};
@@ -277,7 +278,8 @@ template <class F>
 Tensor unary(const Tensor& x, F f = {}) {
   return dispatch_floating(x.dtype(), F::kName, [&]<class T>() {
     const Tensor y = empty_like(x);
-    detail::map<T, T>(y, x, [f](T value) { return f.value(value); });
+    detail::map<T, T>(
+        y, x, [f](T value) __attribute__((always_inline)) { return f.value(value); });
     return record_unary(x, y, f);
   });
 }
@@ -287,7 +289,8 @@ template <class F>
 Tensor unary_arithmetic(const Tensor& x, F f = {}) {
   return detail::dispatch_arithmetic(x.dtype(), F::kName, [&]<class T>() {
     const Tensor y = empty_like(x);
-    detail::map<T, T>(y, x, [f](T value) { return f.value(value); });
+    detail::map<T, T>(
+        y, x, [f](T value) __attribute__((always_inline)) { return f.value(value); });
     return record_unary(x, y, f);
   });
 }

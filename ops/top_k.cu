@@ -22,15 +22,32 @@ bool comes_before(const T* row, int64_t i, int64_t j) {
   return a == b ? i < j : a > b;
 }
 
+/// The places of the k largest elements of a row in their order; `order` has room for `extent` places.
+template <class T>
+void rank(int64_t* order, const T* row, int64_t extent, int64_t k) {
+  constexpr int64_t kInsertionLimit = 8;  // up to here insertion into a sorted list beats a heap
+  const auto before = [row](int64_t i, int64_t j) { return comes_before(row, i, j); };
+  if (k > kInsertionLimit) {
+    std::iota(order, order + extent, 0);
+    std::partial_sort(order, order + k, order + extent, before);
+    return;
+  }
+  int64_t count = 0;
+  for (int64_t i = 0; i < extent; ++i) {
+    if (count == k && !before(i, order[k - 1])) continue;
+    int64_t place = count < k ? count++ : k - 1;
+    for (; place > 0 && before(i, order[place - 1]); --place) order[place] = order[place - 1];
+    order[place] = i;
+  }
+}
+
 template <class T>
 void top_k_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t extent, int64_t k) {
   parallel_for(rows, std::max<int64_t>(1, 4096 / extent), [=](int64_t begin, int64_t end) {
     std::vector<int64_t> order(static_cast<size_t>(extent));
     for (int64_t r = begin; r < end; ++r) {
       const T* const row = x + r * extent;
-      std::iota(order.begin(), order.end(), 0);
-      std::partial_sort(order.begin(), order.begin() + k, order.end(),
-                        [row](int64_t i, int64_t j) { return comes_before(row, i, j); });
+      rank(order.data(), row, extent, k);
       for (int64_t i = 0; i < k; ++i) {
         indices[r * k + i] = order[static_cast<size_t>(i)];
         values[r * k + i] = row[order[static_cast<size_t>(i)]];

@@ -65,25 +65,32 @@ struct Squares {
   double operator()(int64_t i) const { return static_cast<double>(x[i]) * static_cast<double>(x[i]); }
 };
 
+/// Combines elements from `begin` in whole steps of kLanes independent accumulators; returns where it stopped.
+template <int64_t kLanes, class Reducer, class Source>
+int64_t reduce_lanes(typename Reducer::Acc& result, Source source, int64_t begin, int64_t end) {
+  using Acc = typename Reducer::Acc;
+  std::array<Acc, kLanes> lanes;
+  lanes.fill(Reducer::identity());
+  int64_t i = begin;
+  for (; i + kLanes <= end; i += kLanes) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      lanes[static_cast<size_t>(lane)] =
+          Reducer::combine(lanes[static_cast<size_t>(lane)], static_cast<Acc>(source(i + lane)));
+    }
+  }
+  for (Acc lane : lanes) result = Reducer::combine(result, lane);
+  return i;
+}
+
 /// The reduction of elements [begin, end).
 template <class Reducer, class Source>
 typename Reducer::Acc reduce_run(Source source, int64_t begin, int64_t end) {
   using Acc = typename Reducer::Acc;
-  constexpr int64_t kLanes = 32;  // independent accumulators: four vectors of doubles in flight
   Acc result = Reducer::identity();
   int64_t i = begin;
-  if (end - begin >= 2 * kLanes) {
-    std::array<Acc, kLanes> lanes;
-    lanes.fill(Reducer::identity());
-    for (; i + kLanes <= end; i += kLanes) {
-#pragma omp simd
-      for (int64_t lane = 0; lane < kLanes; ++lane) {
-        lanes[static_cast<size_t>(lane)] =
-            Reducer::combine(lanes[static_cast<size_t>(lane)], static_cast<Acc>(source(i + lane)));
-      }
-    }
-    for (Acc lane : lanes) result = Reducer::combine(result, lane);
-  }
+  if (end - begin >= 64) i = reduce_lanes<32, Reducer>(result, source, begin, end);
+  else if (end - begin >= 16) i = reduce_lanes<8, Reducer>(result, source, begin, end);
   for (; i < end; ++i) result = Reducer::combine(result, static_cast<Acc>(source(i)));
   return result;
 }
