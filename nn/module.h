@@ -134,8 +134,8 @@ class Module {
   bool training_ = true;
 };
 
-/// A list of modules of one type under the names "0", "1", ...: `ModuleList<Block>& blocks =
-/// child<ModuleList<Block>>("blocks")`.
+/// A list of modules of one type under the names "0", "1", ...:
+/// `ModuleList<Block>& blocks = child<ModuleList<Block>>("blocks")`.
 template <class M>
 class ModuleList : public Module {
  public:
