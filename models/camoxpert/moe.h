@@ -1,0 +1,55 @@
+// A sparse mixture of experts: each image runs through the experts that its gate chose.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "models/camoxpert/experts.h"
+#include "models/camoxpert/gate.h"
+
+namespace camo {
+
+struct MoESpec {
+  int64_t channels = 0;
+  int64_t experts = 7;
+  int64_t attention_heads = 8;
+  double dropout = 0.1;
+};
+
+/// What one layer decided for a batch.
+struct RoutingReport {
+  std::vector<std::vector<int64_t>> chosen;  // [image][k], largest logit first
+  Tensor weights;                            // [N, k], outside of the graph
+  std::vector<int64_t> counts;               // images per expert
+  double aux = 0;                            // load-balance loss of this layer
+};
+
+struct MoEOutput {
+  Tensor y;            // [N, H, W, C]
+  Tensor gate_logits;  // [N, experts], outside of the graph
+  RoutingReport routing;
+};
+
+/// y[b] = sum over the k chosen experts of softmax weight * expert(x[b]), k = max(2, experts / 2). The only copy to the
+/// host is that of the choice. Experts run in order, so results do not depend on scheduling.
+class MoELayer : public Module {
+ public:
+  explicit MoELayer(const MoESpec& spec);
+  MoEOutput operator()(const Tensor& x) const;
+  int64_t chosen_per_image() const { return chosen_per_image_; }
+  void set_gradient_checkpointing(bool on) { checkpointing_ = on; }
+
+ private:
+  RoutingReport report(const Tensor& indices, const Tensor& weights) const;
+  Tensor run_expert(size_t expert, const Tensor& x) const;
+
+  int64_t chosen_per_image_;
+  bool checkpointing_ = false;
+  std::vector<Expert*> experts_;
+  ContentAwareGate& gate_;
+};
+
+/// 0.001 * mean over experts of (count / (choices + 1e-8) - 1 / experts)^2, choices being the sum of the counts.
+double load_balance_loss(const std::vector<int64_t>& counts);
+
+}  // namespace camo

@@ -1,0 +1,126 @@
+#include "models/camoxpert/network.h"
+
+#include <numeric>
+
+#include "ops/ops.h"
+
+namespace camo {
+namespace {
+
+constexpr int64_t kLastWidth = 64;   // channels of the last decoder block
+constexpr int64_t kFinalWidth = 32;  // inside the final convolutions
+
+// Fails here, before any parameter is allocated, when the numbers do not fit.
+const EdgeNeXtSpec& checked_backbone(const CamoXpertSpec& spec) {
+  const EdgeNeXtSpec& backbone = edgenext_spec(spec.backbone);
+  CAMO_CHECK_CODE(usage, spec.num_experts >= 1, "camoxpert: num_experts must be at least 1; got ", spec.num_experts);
+  CAMO_CHECK_CODE(usage, spec.dropout >= 0 && spec.dropout < 1, "camoxpert: dropout must be in [0, 1); got ",
+                  spec.dropout);
+  CAMO_CHECK_CODE(usage, spec.attention_heads >= 1, "camoxpert: attention_heads must be at least 1; got ",
+                  spec.attention_heads);
+  int64_t common = 0;
+  for (const int64_t channels : backbone.dims) common = std::gcd(common, channels);
+  std::string choices;
+  for (int64_t heads = 1; heads <= common; ++heads) {
+    if (common % heads == 0) choices += (choices.empty() ? "" : ", ") + std::to_string(heads);
+  }
+  for (const int64_t channels : backbone.dims) {
+    CAMO_CHECK_CODE(usage, channels % spec.attention_heads == 0, "camoxpert: attention_heads must divide the channels ",
+                    "of every stage; got ", spec.attention_heads, " heads for ", channels, " channels of ",
+                    spec.backbone, "; choose one of ", choices);
+  }
+  return backbone;
+}
+
+}  // namespace
+
+CamoXpert::CamoXpert(const CamoXpertSpec& spec)
+    : spec_(spec),
+      dims_(checked_backbone(spec).dims),
+      backbone_(child<EdgeNeXt>("backbone", edgenext_spec(spec.backbone))),
+      sdta_blocks_(child<ModuleList<SDTABlock>>("sdta_blocks")),
+      moe_layers_(child<ModuleList<MoELayer>>("moe_layers")),
+      decoder_blocks_(child<ModuleList<DecoderBlock>>("decoder_blocks")),
+      deep_heads_(child<ModuleList<Conv2d>>("deep_heads")),
+      final_conv_(child<Sequential>("final_conv")) {
+  for (const int64_t channels : dims_) {
+    sdta_blocks_.append(channels);
+    moe_layers_.append(MoESpec{.channels = channels,
+                               .experts = spec.num_experts,
+                               .attention_heads = spec.attention_heads,
+                               .dropout = spec.dropout});
+  }
+  for (size_t j = 0; j < 3; ++j) {
+    const int64_t in = dims_[3 - j], out = dims_[2 - j];
+    decoder_blocks_.append(DecoderSpec{.in = in, .skip = out, .out = out});
+    deep_heads_.append(Conv2dSpec{.in = out, .out = 1});
+  }
+  decoder_blocks_.append(DecoderSpec{.in = dims_[0], .out = kLastWidth});
+  final_conv_.add<Conv2d>(Conv2dSpec{.in = kLastWidth, .out = kFinalWidth, .kernel = 3, .padding = 1, .bias = false})
+      .add<BatchNorm2d>(kFinalWidth)
+      .add(relu)
+      .add<Conv2d>(Conv2dSpec{.in = kFinalWidth, .out = 1});
+  set_gradient_checkpointing(spec.gradient_checkpointing);
+}
+
+CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& options) const {
+  CAMO_CHECK(x.dims() == 4 && x.size(3) == 3, "camoxpert: input must be [N, H, W, 3]; got ", x.shape());
+  CAMO_CHECK(x.size(1) >= 32 && x.size(2) >= 32, "camoxpert: height and width must be at least 32; got ", x.shape(),
+             "; resize the picture");
+  CamoXpertOutput out;
+  const std::array<Tensor, 4> features = backbone_(x);
+  std::array<Tensor, 4> maps;
+  for (size_t s = 0; s < 4; ++s) {
+    const Tensor enhanced = sdta_blocks_[s](features[s]);
+    MoEOutput mixture = moe_layers_[s](enhanced);
+    maps[s] = mixture.y;
+    out.aux += mixture.routing.aux;
+    out.routing[s] = std::move(mixture.routing);
+    if (options.keep_stages) {
+      out.stages.push_back({features[s].detach(), enhanced.detach(), mixture.y.detach(), mixture.gate_logits});
+    }
+  }
+
+  const auto decode = [&](size_t j, const Tensor& map, const Tensor& skip) {
+    const DecoderBlock& block = decoder_blocks_[j];
+    if (!spec_.gradient_checkpointing || !grad_enabled()) return block(map, skip);
+    if (!skip.defined()) return checkpoint([&block](const Tensors& in) { return block(in[0]); }, {map});
+    return checkpoint([&block](const Tensors& in) { return block(in[0], in[1]); }, {map, skip});
+  };
+  Tensor y = maps[3];
+  for (size_t j = 0; j < 3; ++j) {
+    y = decode(j, y, maps[2 - j]);
+    if (spec_.deep_supervision) out.deep.push_back(deep_heads_[j](y));
+  }
+  y = resize_bilinear(decode(3, y, {}), x.size(1), x.size(2));
+  out.logits = final_conv_(y);
+  return out;
+}
+
+void CamoXpert::set_dropout(double p) {
+  CAMO_CHECK_CODE(usage, p >= 0 && p < 1, "camoxpert: dropout must be in [0, 1); got ", p);
+  spec_.dropout = p;
+  visit([p](const std::string&, Module& module) {
+    if (auto* dropout = dynamic_cast<Dropout*>(&module)) dropout->set_probability(p);
+  });
+}
+
+void CamoXpert::set_gradient_checkpointing(bool on) {
+  spec_.gradient_checkpointing = on;
+  backbone_.set_gradient_checkpointing(on);
+  for (MoELayer* layer : moe_layers_) layer->set_gradient_checkpointing(on);
+}
+
+std::vector<ParameterGroup> parameter_groups(const CamoXpert& network, double backbone_scale) {
+  ParameterGroup backbone{.parameters = {}, .lr_scale = backbone_scale}, rest;
+  for (const NamedTensor& parameter : network.named_parameters()) {
+    if (!parameter.tensor.requires_grad()) continue;
+    (parameter.name.starts_with("backbone.") ? backbone : rest).parameters.push_back(parameter);
+  }
+  std::vector<ParameterGroup> groups;
+  if (!backbone.parameters.empty()) groups.push_back(std::move(backbone));
+  if (!rest.parameters.empty()) groups.push_back(std::move(rest));
+  return groups;
+}
+
+}  // namespace camo

@@ -1,0 +1,74 @@
+// CamoXpert: EdgeNeXt, an enhancement and a mixture of experts per stage, and a decoder with skip maps.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "models/camoxpert/decoder.h"
+#include "models/camoxpert/moe.h"
+#include "models/camoxpert/sdta.h"
+#include "models/edgenext/edgenext.h"
+#include "nn/optim/adamw.h"
+
+namespace camo {
+
+struct CamoXpertSpec {
+  std::string backbone = "edgenext_base";
+  int64_t num_experts = 7;
+  int64_t attention_heads = 8;  // of the attention experts; divides the channels of every stage
+  double dropout = 0.1;
+  bool deep_supervision = true;  // off: the deep heads keep their parameters, but do not run
+  bool gradient_checkpointing = false;
+};
+
+/// Intermediate maps of one stage.
+struct StageTrace {
+  Tensor feature;      // of the backbone
+  Tensor enhanced;     // after the SDTA block
+  Tensor mixed;        // after the experts
+  Tensor gate_logits;  // [N, experts]
+};
+
+struct CamoXpertOptions {
+  bool keep_stages = false;  // fill CamoXpertOutput::stages
+};
+
+struct CamoXpertOutput {
+  Tensor logits;   // [N, H, W, 1]
+  Tensors deep;    // logits of the deep heads at strides 16, 8, 4; empty without deep supervision
+  double aux = 0;  // sum of the layers' load-balance losses; a constant
+  std::array<RoutingReport, 4> routing{};  // per stage
+  std::vector<StageTrace> stages;          // on request, outside of the graph
+};
+
+class CamoXpert : public Module {
+ public:
+  /// Throws ErrorCode::usage on an unknown backbone and on numbers that do not fit.
+  explicit CamoXpert(const CamoXpertSpec& spec = {});
+  /// x [N, H, W, 3], at least 32 x 32.
+  CamoXpertOutput operator()(const Tensor& x, const CamoXpertOptions& options = {}) const;
+
+  const CamoXpertSpec& spec() const { return spec_; }
+  EdgeNeXt& backbone() const { return backbone_; }
+  /// Probability of every dropout.
+  void set_dropout(double p);
+  void set_gradient_checkpointing(bool on);
+
+ private:
+  CamoXpertSpec spec_;
+  std::array<int64_t, 4> dims_;
+  EdgeNeXt& backbone_;
+  ModuleList<SDTABlock>& sdta_blocks_;
+  ModuleList<MoELayer>& moe_layers_;
+  ModuleList<DecoderBlock>& decoder_blocks_;
+  ModuleList<Conv2d>& deep_heads_;
+  Sequential& final_conv_;
+};
+
+/// The parameters that require a gradient in up to two groups: the backbone's at `backbone_scale` times the learning
+/// rate, and all others. Empty groups are left out.
+std::vector<ParameterGroup> parameter_groups(const CamoXpert& network, double backbone_scale);
+
+}  // namespace camo
