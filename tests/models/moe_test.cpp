@@ -1,0 +1,136 @@
+#include "models/camoxpert/moe.h"
+
+#include <gtest/gtest.h>
+
+#include "golden_support.h"
+#include "ops/ops.h"
+#include "test_support.h"
+
+namespace camo::test {
+namespace {
+
+std::unique_ptr<MoELayer> filled_layer(int64_t channels, int64_t experts) {
+  auto layer =
+      std::make_unique<MoELayer>(MoESpec{.channels = channels, .experts = experts, .attention_heads = 4, .dropout = 0});
+  fill_by_key(*layer, "moe/");
+  layer->to(f64);
+  layer->eval();
+  return layer;
+}
+
+TEST(MoELayer, NumberOfExpertsPerImage) {
+  const std::pair<int64_t, int64_t> expected[] = {{1, 1}, {2, 2}, {3, 2}, {5, 2}, {6, 3}, {7, 3}, {9, 4}};
+  for (const auto& [experts, chosen] : expected) {
+    EXPECT_EQ(MoELayer({.channels = 8, .experts = experts}).chosen_per_image(), chosen) << experts << " experts";
+  }
+  EXPECT_ERROR(MoELayer({.channels = 8, .experts = 0}), "mixture of experts: needs at least one expert; got 0");
+}
+
+TEST(MoELayer, ReportFollowsTheLogits) {
+  const auto layer = filled_layer(8, 9);
+  const MoEOutput out = (*layer)(uniform({3, 4, 5, 8}));
+  const TopK top = top_k(out.gate_logits, 4);
+  std::vector<int64_t> chosen, counts(9, 0);
+  for (const auto& row : out.routing.chosen) chosen.insert(chosen.end(), row.begin(), row.end());
+  for (const int64_t expert : chosen) ++counts[static_cast<size_t>(expert)];
+  EXPECT_EQ(chosen, top.indices.to_vector<int64_t>());
+  EXPECT_EQ(counts, out.routing.counts);
+  EXPECT_LT(max_difference(out.routing.weights, softmax(top.values, -1)), 1e-15);
+  EXPECT_DOUBLE_EQ(out.routing.aux, load_balance_loss(counts));
+}
+
+TEST(MoELayer, EqualsTheWeightedSumOfTheChosenExpertsOfEachImage) {
+  const auto layer = filled_layer(8, 7);
+  std::vector<std::shared_ptr<Expert>> experts;
+  for (int64_t e = 0; e < 7; ++e) {
+    experts.push_back(make_expert(e, 8, 4, 0));
+    fill_by_key(*experts.back(), "moe/experts." + std::to_string(e) + ".");
+    experts.back()->to(f64);
+  }
+  const Tensor x = concat({uniform({2, 4, 5, 8}), uniform({2, 4, 5, 8}, f64, 0, 4)}, 0);
+  const MoEOutput out = (*layer)(x);
+  for (int64_t b = 0; b < 4; ++b) {
+    Tensor wanted;
+    const auto& chosen = out.routing.chosen[static_cast<size_t>(b)];
+    for (size_t slot = 0; slot < chosen.size(); ++slot) {
+      const Tensor weight = select(select(out.routing.weights, 0, b), 0, static_cast<int64_t>(slot));
+      const Tensor part = (*experts[static_cast<size_t>(chosen[slot])])(slice(x, 0, b, b + 1)) * weight;
+      wanted = wanted.defined() ? wanted + part : part;
+    }
+    EXPECT_LT(max_difference(slice(out.y, 0, b, b + 1), wanted), 1e-13) << "image " << b;
+  }
+}
+
+TEST(MoELayer, ExpertsNobodyChoseGetNoGradient) {
+  const auto layer = filled_layer(8, 7);
+  const MoEOutput out = (*layer)(uniform({1, 4, 4, 8}));
+  backward(sum(out.y));
+  for (const NamedTensor& parameter : layer->named_parameters()) {
+    if (!parameter.name.starts_with("experts.")) {
+      EXPECT_TRUE(parameter.tensor.grad().defined()) << parameter.name;
+      continue;
+    }
+    const size_t expert = static_cast<size_t>(parameter.name[8] - '0');
+    EXPECT_EQ(parameter.tensor.grad().defined(), out.routing.counts[expert] > 0) << parameter.name;
+  }
+}
+
+TEST(MoELayer, CheckpointingChangesNoGradient) {
+  const auto layer = filled_layer(8, 7);
+  const Tensor x = uniform({2, 4, 4, 8});
+  const auto gradients = [&](bool checkpointing) {
+    layer->set_gradient_checkpointing(checkpointing);
+    layer->zero_grad();
+    backward(sum((*layer)(x).y));
+    Tensors result;
+    for (const Tensor& parameter : layer->parameters()) result.push_back(parameter.grad());
+    return result;
+  };
+  const Tensors plain = gradients(false), again = gradients(true);
+  for (size_t i = 0; i < plain.size(); ++i) {
+    ASSERT_EQ(plain[i].defined(), again[i].defined());
+    if (!plain[i].defined()) continue;
+    EXPECT_TRUE(bitwise_equal(plain[i], again[i])) << "parameter " << i;
+  }
+}
+
+TEST(LoadBalanceLoss, SmallestForEvenCounts) {
+  EXPECT_NEAR(load_balance_loss({2, 2, 2, 2}), 0, 1e-15);
+  EXPECT_NEAR(load_balance_loss({4, 0}), 0.001 * 0.25, 1e-10);
+}
+
+TEST(Experts, SevenTypesInOrder) {
+  const char* first_keys[] = {
+      "branch1.0.weight", "attention.qkv.weight",    "local_branch.0.weight", "low_freq_conv.0.weight", "sobel_x",
+      "conv_1.0.weight",  "local_contrast.0.weight", "branch1.0.weight",      "attention.qkv.weight"};
+  for (int64_t e = 0; e < 9; ++e) {
+    EXPECT_EQ(make_expert(e, 8, 8, 0)->state_dict().front().first, first_keys[e]) << "expert " << e;
+  }
+}
+
+TEST(Experts, RefuseChannelsThatDoNotFit) {
+  EXPECT_ERROR(TextureExpert(6), "texture expert: channels must be a multiple of 4; got 6");
+  EXPECT_ERROR(HybridExpert(6), "hybrid expert: channels must be a multiple of 4; got 6");
+  EXPECT_ERROR(FrequencyExpert(6), "frequency expert: channels must be a multiple of 4; got 6");
+  EXPECT_ERROR(EdgeExpert(6), "edge expert: channels must be a multiple of 4; got 6");
+  EXPECT_ERROR(SemanticContextExpert(6), "semantic context expert: channels must be a multiple of 4; got 6");
+  EXPECT_ERROR(ContentAwareGate(6, 7, 0), "gate: channels must be a multiple of 4; got 6");
+  EXPECT_ERROR(AttentionExpert(100, 8, 0),
+               "attention expert: heads must divide the channels; got 8 heads, 100 channels");
+}
+
+TEST(EdgeExpert, RefusesOtherKernels) {
+  EdgeExpert expert(4);
+  StateDict state = expert.state_dict();
+  const Tensor x = uniform({1, 3, 3, 4}, f32);
+  expert.load_state_dict(state);
+  EXPECT_EQ(expert(x).shape(), x.shape());
+  for (auto& [key, value] : state) {
+    if (key == "laplacian") fill(value, 1);
+  }
+  expert.load_state_dict(state);
+  EXPECT_ERROR(expert(x), "edge expert: buffer laplacian must hold the fixed kernel; element 0 is 1, expected 0");
+}
+
+}  // namespace
+}  // namespace camo::test
