@@ -6,7 +6,7 @@
 
 #include "nn/gradcheck.h"
 #include "ops/ops.h"
-#include "test_support.h"
+#include "tests/support/test_support.h"
 
 namespace camo::test {
 namespace {

@@ -6,10 +6,10 @@
 #include <set>
 
 #include "core/autograd.h"
-#include "golden_support.h"
 #include "models/camoxpert/loss.h"
 #include "nn/optim/adamw.h"
-#include "test_support.h"
+#include "tests/models/golden_support.h"
+#include "tests/support/test_support.h"
 
 namespace camo::test {
 namespace {

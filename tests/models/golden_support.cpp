@@ -1,4 +1,4 @@
-#include "golden_support.h"
+#include "tests/models/golden_support.h"
 
 #include <gtest/gtest.h>
 
@@ -121,7 +121,8 @@ double json_number(const SafeTensors& file, const std::string& key, const std::s
 
 std::vector<std::string> json_fields(const SafeTensors& file, const std::string& key) {
   std::vector<std::string> fields;
-  for (const auto& item : parsed(file, key).items()) fields.push_back(item.key());
+  const nlohmann::json object = parsed(file, key);
+  for (const auto& item : object.items()) fields.push_back(item.key());
   return fields;
 }
 

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "ops/ops.h"
-#include "test_support.h"
+#include "tests/support/test_support.h"
 
 namespace camo::test {
 namespace {

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "models/camoxpert/network.h"
-#include "test_support.h"
+#include "tests/support/test_support.h"
 
 namespace camo::test {
 namespace {

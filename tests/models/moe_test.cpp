@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "golden_support.h"
 #include "ops/ops.h"
-#include "test_support.h"
+#include "tests/models/golden_support.h"
+#include "tests/support/test_support.h"
 
 namespace camo::test {
 namespace {

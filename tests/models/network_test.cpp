@@ -4,11 +4,11 @@
 
 #include <cmath>
 
-#include "golden_support.h"
 #include "models/camoxpert/loss.h"
 #include "nn/optim/adamw.h"
 #include "ops/ops.h"
-#include "test_support.h"
+#include "tests/models/golden_support.h"
+#include "tests/support/test_support.h"
 
 namespace camo::test {
 namespace {
