@@ -16,13 +16,15 @@ namespace {
 
 /// How far results may be from the recorded ones.
 struct Tolerances {
-  double value;     // of max(1, largest recorded value)
-  double gradient;  // of max(norm, gradient_floor)
-  double gradient_floor;
-  double trajectory;  // relative
+  double value;           // of max(1, largest recorded value)
+  double gradient;        // of max(length of the row, gradient_floor)
+  double gradient_floor;  // biases in front of a batch norm have gradient 0; single precision leaves 5e-7
+  double first_step;      // relative, of loss and gradient norm
+  double later_loss;      // AdamW takes the signs of gradients that are rounding noise: single precision drifts.
+  double later_norm;      // The reference itself, run in single precision, is off by 1.3e-3 and 1.5e-2 at step 5.
 };
-constexpr Tolerances kDouble{2e-6, 1e-7, 1e-6, 1e-6};
-constexpr Tolerances kSingle{2e-5, 1e-4, 1e-3, 1e-4};
+constexpr Tolerances kDouble{2e-6, 1e-7, 1e-6, 1e-6, 1e-6, 1e-6};
+constexpr Tolerances kSingle{2e-5, 1e-4, 1e-2, 1e-4, 5e-3, 5e-2};
 
 struct Case {
   std::filesystem::path path;
@@ -51,10 +53,14 @@ void expect_number(const std::string& what, double got, double wanted, double to
   EXPECT_NEAR(got, wanted, tolerance * std::max(1.0, std::abs(wanted))) << what;
 }
 
-/// Rows of norm, sum and samples: every column within the tolerance of the row's norm.
+/// Rows of norm, sum and samples: every column within the tolerance of the row's Euclidean length. (The reference takes
+/// sines of its positional encoding in single precision; their last bit differs between libraries and moves sums by
+/// 6e-8 of that length.)
 void expect_row(const std::string& what, const Tensor& got, const double* wanted, const Tolerances& tolerances) {
   const std::vector<double> row = got.to_vector<double>();
-  const double allowed = tolerances.gradient * std::max(wanted[0], tolerances.gradient_floor);
+  double squares = 0;
+  for (size_t i = 0; i < row.size(); ++i) squares += wanted[i] * wanted[i];
+  const double allowed = tolerances.gradient * std::max(std::sqrt(squares), tolerances.gradient_floor);
   for (size_t i = 0; i < row.size(); ++i) {
     EXPECT_NEAR(row[i], wanted[i], allowed) << what << ", column " << i << ", norm " << wanted[0];
   }
@@ -162,8 +168,10 @@ TEST_P(GoldenNetwork, Trajectory) {
     const LossOutput loss = AdvancedCODLoss()((*network_)(input_), target_);
     backward(loss.total);
     const double norm = clip_gradient_norm(parameters, 1.0);
-    EXPECT_NEAR(loss.total.item() / wanted[2 * step], 1, tolerances_.trajectory) << "loss of step " << step;
-    EXPECT_NEAR(norm / wanted[2 * step + 1], 1, tolerances_.trajectory) << "gradient norm of step " << step;
+    EXPECT_NEAR(loss.total.item() / wanted[2 * step], 1, step == 0 ? tolerances_.first_step : tolerances_.later_loss)
+        << "loss of step " << step;
+    EXPECT_NEAR(norm / wanted[2 * step + 1], 1, step == 0 ? tolerances_.first_step : tolerances_.later_norm)
+        << "gradient norm of step " << step;
     optimizer.step();
   }
 }

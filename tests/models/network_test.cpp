@@ -94,7 +94,8 @@ TEST(CamoXpert, DropoutCanBeSet) {
 TEST(CamoXpert, CheckpointingChangesNoGradient) {
   CamoXpert network(smallest());
   fill_by_key(network, "");
-  const Tensor x = uniform({2, 32, 32, 3}, f32), target = full({2, 32, 32, 1}, 1);
+  network.to(f64);
+  const Tensor x = uniform({2, 32, 32, 3}), target = full({2, 32, 32, 1}, 1, f64);
   const auto gradients = [&](bool checkpointing) {
     network.set_gradient_checkpointing(checkpointing);
     network.zero_grad();
@@ -104,7 +105,8 @@ TEST(CamoXpert, CheckpointingChangesNoGradient) {
     return result;
   };
   const Tensors plain = gradients(false), again = gradients(true);
-  for (size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(bitwise_equal(plain[i], again[i])) << "parameter " << i;
+  // Maps with several consumers add up their gradients in another order.
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(all_close(again[i], plain[i], 1e-12)) << "parameter " << i;
 }
 
 TEST(CamoXpert, LearnsOneBatch) {
