@@ -116,7 +116,7 @@ void plain_backward_weight(const ConvProblem& p, const T* x, const T* dy, T* dwe
 enum class Method { plain, depthwise, onednn, im2col };
 enum class Pass { forward, backward_data, backward_weight };
 
-Method choose_method(const ConvProblem& p, DType dtype, Pass pass) {
+Method choose_method(const ConvProblem& p, [[maybe_unused]] DType dtype, Pass pass) {
   if (cpu_kernels() == CpuKernels::plain || p.n * p.oh * p.ow * p.o * p.c == 0) return Method::plain;
   bool library = false;
 #ifdef CAMO_WITH_ONEDNN

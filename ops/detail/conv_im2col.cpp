@@ -11,10 +11,11 @@ namespace camo::detail {
 
 namespace {
 
-// Rows of output pixels whose windows are laid out at a time: at most about 32 MiB of them, counted in f64.
+// Rows of output pixels whose windows are laid out at a time: about 2 MiB of f64, which caches hold, or as much as the
+// weight, which is read (its gradient written) once for each of these parts.
 int64_t rows_per_chunk(const ConvProblem& p) {
-  const int64_t elements = p.ow * p.kh * p.kw * p.c;
-  return std::max<int64_t>(1, (int64_t{4} << 20) / std::max<int64_t>(elements, 1));
+  const int64_t elements = std::max(int64_t{1} << 18, p.weight_size());
+  return std::max<int64_t>(1, elements / std::max<int64_t>(p.ow * p.kh * p.kw * p.c, 1));
 }
 
 // columns[row, ox, ky, kx, c] = x[image, iy, ix, c] for the output rows [first, first + rows) of all images in a row.
@@ -104,13 +105,15 @@ Tensor im2col_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor
 Tensor im2col_backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy) {
   const NoGrad no_grad;
   const int64_t window = p.kh * p.kw * p.c, step = rows_per_chunk(p);
-  Tensor dweight = zeros({p.o, window}, x.dtype());
+  Tensor dweight;
   for (int64_t first = 0; first < p.n * p.oh; first += step) {
     const int64_t rows = std::min(step, p.n * p.oh - first);
     const Tensor columns = empty({rows * p.ow, window}, x.dtype());
     dispatch_floating(x.dtype(), "conv2d",
                       [&]<class T>() { gather_windows(p, x.data<T>(), first, rows, columns.data<T>()); });
-    add_into(dweight, matmul(transpose(view_at(dy, first * p.ow * p.o, {rows * p.ow, p.o}), 0, 1), columns));
+    const Tensor part = matmul(transpose(view_at(dy, first * p.ow * p.o, {rows * p.ow, p.o}), 0, 1), columns);
+    if (dweight.defined()) add_into(dweight, part);
+    else dweight = part;
   }
   return view_at(dweight, 0, {p.o, p.kh, p.kw, p.c});
 }
