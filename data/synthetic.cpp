@@ -58,15 +58,15 @@ class Blob {
 struct CamouflagedObject {
   CamouflagedObject(Draws& draws, double width, double height, double cue) : blob(draws, width, height) {
     const double turn = (draws.chance(0.5) ? 1 : -1) * draws.uniform(0.7, 1.9);
-    const double scale = draws.chance(0.5) ? draws.uniform(0.65, 0.85) : draws.uniform(1.2, 1.5);
+    const double scale = draws.chance(0.5) ? draws.uniform(0.6, 0.8) : draws.uniform(1.3, 1.6);
     cos = static_cast<float>(std::cos(turn) * scale);
     sin = static_cast<float>(std::sin(turn) * scale);
     shift_x = static_cast<float>(draws.uniform(3, 9));
     shift_y = static_cast<float>(draws.uniform(3, 9));
-    tone = 1 + cue * (draws.chance(0.5) ? 1 : -1) * draws.uniform(0.05, 0.13);
+    tone = 1 + cue * (draws.chance(0.5) ? 1 : -1) * draws.uniform(0.08, 0.18);
     warmth = cue * draws.uniform(-0.05, 0.05);
-    shading = cue * draws.uniform(0.08, 0.2);
-    contour = cue * draws.uniform(0.12, 0.35);
+    shading = cue * draws.uniform(0.1, 0.22);
+    contour = cue * draws.uniform(0.2, 0.45);
     shadow = cue * draws.uniform(0.1, 0.25);
   }
 
