@@ -41,33 +41,10 @@ void layer_norm_forward(const Rows& x, const T* weight, const T* bias, double ep
   });
 }
 
+/// Fills dx unless it is null; returns dweight and dbias in a row. One pass over the rows for both.
 template <class T>
-void layer_norm_backward(const Rows& x, const Rows& dy, const T* weight, const T* means, const T* rstds, T* dx) {
-  const int64_t width = x.width;
-  parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* in = x.row<T>(row);
-      const T* g = dy.row<T>(row);
-      T* out = dx + row * width;
-      const T mean = means[row], rstd = rstds[row];
-      T sum_g = 0, sum_gn = 0;
-#pragma omp simd reduction(+ : sum_g, sum_gn)
-      for (int64_t c = 0; c < width; ++c) {
-        sum_g += g[c] * weight[c];
-        sum_gn += g[c] * weight[c] * ((in[c] - mean) * rstd);
-      }
-      const T mean_g = sum_g / static_cast<T>(width), mean_gn = sum_gn / static_cast<T>(width);
-#pragma omp simd
-      for (int64_t c = 0; c < width; ++c) {
-        out[c] = rstd * (g[c] * weight[c] - mean_g - (in[c] - mean) * rstd * mean_gn);
-      }
-    }
-  });
-}
-
-/// dweight and dbias in a row.
-template <class T>
-std::vector<double> parameter_gradients(const Rows& x, const Rows& dy, const T* means, const T* rstds) {
+std::vector<double> layer_norm_backward(const Rows& x, const Rows& dy, const T* weight, const T* means, const T* rstds,
+                                        T* dx) {
   const int64_t width = x.width;
   return detail::sum_over_rows<T>(x.count, 2 * width, [&](int64_t begin, int64_t end, T* sums) {
     T* dweight = sums;
@@ -76,10 +53,21 @@ std::vector<double> parameter_gradients(const Rows& x, const Rows& dy, const T* 
       const T* in = x.row<T>(row);
       const T* g = dy.row<T>(row);
       const T mean = means[row], rstd = rstds[row];
+      T sum_g = 0, sum_gn = 0;
+#pragma omp simd reduction(+ : sum_g, sum_gn)
+      for (int64_t c = 0; c < width; ++c) {
+        const T gn = g[c] * ((in[c] - mean) * rstd);
+        dweight[c] += gn;
+        dbias[c] += g[c];
+        sum_g += g[c] * weight[c];
+        sum_gn += gn * weight[c];
+      }
+      if (!dx) continue;
+      const T mean_g = sum_g / static_cast<T>(width), mean_gn = sum_gn / static_cast<T>(width);
+      T* out = dx + row * width;
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        dweight[c] += g[c] * ((in[c] - mean) * rstd);
-        dbias[c] += g[c];
+        out[c] = rstd * (g[c] * weight[c] - mean_g - (in[c] - mean) * rstd * mean_gn);
       }
     }
   });
@@ -94,16 +82,12 @@ struct LayerNormNode final : Node {
     const Rows g = detail::as_rows(dy[0]), in = detail::as_rows(*x);
     const int64_t width = in.width;
     dispatch_floating(x->dtype(), "layer_norm", [&]<class T>() {
-      if (needs(0)) {
-        grads[0] = empty(x->shape(), x->dtype());
-        const Tensor scale = detail::dense(*weight);
-        layer_norm_backward<T>(in, g, scale.data<T>(), mean->data<T>(), rstd->data<T>(), grads[0].data<T>());
-      }
-      if (needs(1) || needs(2)) {
-        const auto sums = parameter_gradients<T>(in, g, mean->data<T>(), rstd->data<T>());
-        grads[1] = detail::to_tensor<T>(sums.data(), width);
-        grads[2] = detail::to_tensor<T>(sums.data() + width, width);
-      }
+      const Tensor scale = detail::dense(*weight);
+      if (needs(0)) grads[0] = empty(x->shape(), x->dtype());
+      const auto sums = layer_norm_backward<T>(in, g, scale.data<T>(), mean->data<T>(), rstd->data<T>(),
+                                               needs(0) ? grads[0].data<T>() : nullptr);
+      grads[1] = detail::to_tensor<T>(sums.data(), width);
+      grads[2] = detail::to_tensor<T>(sums.data() + width, width);
     });
     return grads;
   }

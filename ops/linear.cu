@@ -25,14 +25,10 @@ Matrix<T> output_matrix(const Tensor& y, int64_t rows, int64_t cols) {
 
 template <class T>
 void linear_forward(const Rows& x, const Rows& weight, const Tensor& bias, const Tensor& y) {
-  const int64_t out = weight.count;
-  if (bias.defined()) {
-    const Tensor dense_bias = detail::dense(bias);
-    parallel_for(x.count, detail::row_grain(out), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) std::copy_n(dense_bias.data<T>(), out, y.data<T>() + i * out);
-    });
-  }
-  detail::gemm(matrix<T>(x), matrix<T>(weight).t(), output_matrix<T>(y, x.count, out), bias.defined());
+  const auto target = output_matrix<T>(y, x.count, weight.count);
+  if (!bias.defined()) return detail::gemm(matrix<T>(x), matrix<T>(weight).t(), target);
+  const Tensor row = detail::dense(bias);
+  detail::gemm_plus_row(matrix<T>(x), matrix<T>(weight).t(), row.data<T>(), target);
 }
 
 struct LinearNode final : Node {

@@ -30,6 +30,19 @@ class OneThread {
   int previous_;
 };
 
+/// What a product is added to: nothing, the old c, or one row for all of its rows.
+template <class T>
+struct Start {
+  bool accumulate = false;
+  const T* row = nullptr;
+
+  /// Writes the row below a block of c that starts at this column; true when the product must be added to the block.
+  bool prepare(const Matrix<T>& block, int64_t col) const {
+    for (int64_t i = 0; row && i < block.rows; ++i) std::copy_n(row + col, block.cols, block.data + i * block.ld);
+    return accumulate || row;
+  }
+};
+
 template <class T>
 void tiny_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
   const int64_t a_row = a.transposed ? 1 : a.ld, a_col = a.transposed ? a.ld : 1;
@@ -62,8 +75,8 @@ int64_t tasks_for(double flops, int64_t most) {
 
 /// Parts along K in buffers of their own, added in order: for gradients of weights, small but summed over many rows.
 template <class T>
-void product_cut_along_depth(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate,
-                             int64_t parts) {
+void product_cut_along_depth(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c,
+                             const Start<T>& start, int64_t parts) {
   const int64_t depth = a.cols, size = c.rows * c.cols;
   std::vector<T> buffer(static_cast<size_t>(parts * size));
   parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
@@ -76,7 +89,7 @@ void product_cut_along_depth(const Matrix<const T>& a, const Matrix<const T>& b,
   parallel_for(c.rows, std::max<int64_t>(1, 65536 / (c.cols * parts)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       T* out = c.data + i * c.ld;
-      if (!accumulate) std::fill(out, out + c.cols, T(0));
+      if (!start.prepare(c.block(i, 0, 1, c.cols), 0)) std::fill(out, out + c.cols, T(0));
       for (int64_t part = 0; part < parts; ++part) {
         const T* in = buffer.data() + part * size + i * c.cols;
         for (int64_t j = 0; j < c.cols; ++j) out[j] += in[j];
@@ -92,8 +105,8 @@ int64_t block_extent(int64_t extent, int64_t parts, int64_t multiple) {
 
 /// Blocks of c. Each packs its rows of a and columns of b anew, which bounds how many there should be.
 template <class T>
-void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate,
-                           int64_t tasks) {
+void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c,
+                           const Start<T>& start, int64_t tasks) {
   const auto packed = [&](int64_t down, int64_t across) { return down * c.cols + across * c.rows; };
   const int64_t limit = std::max(c.rows * c.cols / kPackedPerProduct, (c.rows + c.cols) * 3 / 2);
   int64_t down = 1, across = 1;
@@ -109,32 +122,41 @@ void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, c
     for (int64_t block = begin; block < end; ++block) {
       const int64_t row = block / blocks_across * height, col = block % blocks_across * width;
       const int64_t rows = std::min(height, c.rows - row), cols = std::min(width, c.cols - col);
-      serial_product<T>(a.block(row, 0, rows, a.cols), b.block(0, col, b.rows, cols), c.block(row, col, rows, cols),
-                        accumulate);
+      const Matrix<T> target = c.block(row, col, rows, cols);
+      const bool add = start.prepare(target, col);
+      serial_product<T>(a.block(row, 0, rows, a.cols), b.block(0, col, b.rows, cols), target, add);
     }
   });
 }
 
 template <class T>
-void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
+void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, const Start<T>& start) {
   CAMO_ASSERT(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows && !c.transposed);
   if (c.rows == 0 || c.cols == 0) return;
   const double flops = 2.0 * static_cast<double>(c.rows) * static_cast<double>(c.cols) * static_cast<double>(a.cols);
-  if (flops <= kTinyFlops) return tiny_product(a, b, c, accumulate);
+  if (flops <= kTinyFlops) return tiny_product(a, b, c, start.prepare(c, 0));
   if (a.cols >= 4 * std::max(c.rows, c.cols)) {
     const int64_t parts = tasks_for(flops, a.cols / kDepthBlock);
-    if (parts > 1) return product_cut_along_depth(a, b, c, accumulate, parts);
+    if (parts > 1) return product_cut_along_depth(a, b, c, start, parts);
   }
-  product_cut_in_blocks(a, b, c, accumulate, tasks_for(flops, kMaxTasks));
+  product_cut_in_blocks(a, b, c, start, tasks_for(flops, kMaxTasks));
 }
 
 }  // namespace
 
 void gemm(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate) {
-  product(a, b, c, accumulate);
+  product<float>(a, b, c, {accumulate});
 }
 void gemm(const Matrix<const double>& a, const Matrix<const double>& b, const Matrix<double>& c, bool accumulate) {
-  product(a, b, c, accumulate);
+  product<double>(a, b, c, {accumulate});
+}
+void gemm_plus_row(const Matrix<const float>& a, const Matrix<const float>& b, const float* row,
+                   const Matrix<float>& c) {
+  product<float>(a, b, c, {false, row});
+}
+void gemm_plus_row(const Matrix<const double>& a, const Matrix<const double>& b, const double* row,
+                   const Matrix<double>& c) {
+  product<double>(a, b, c, {false, row});
 }
 
 }  // namespace camo::detail

@@ -44,6 +44,11 @@ std::optional<Matrix<T>> strided_matrix(T* data, int64_t rows, int64_t cols, int
 void gemm(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate = false);
 void gemm(const Matrix<const double>& a, const Matrix<const double>& b, const Matrix<double>& c,
           bool accumulate = false);
+/// c = a b + row, the row (c.cols elements) being added to every row of the product.
+void gemm_plus_row(const Matrix<const float>& a, const Matrix<const float>& b, const float* row,
+                   const Matrix<float>& c);
+void gemm_plus_row(const Matrix<const double>& a, const Matrix<const double>& b, const double* row,
+                   const Matrix<double>& c);
 
 /// One-thread products of the libraries behind gemm().
 template <class T>
