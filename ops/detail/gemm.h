@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
 namespace camo::detail {
 
@@ -17,11 +18,17 @@ struct Matrix {
   int64_t ld = 1;
   bool transposed = false;
 
+  Matrix() = default;
+  Matrix(T* data_, int64_t rows_, int64_t cols_, int64_t ld_, bool transposed_)
+      : data(data_), rows(rows_), cols(cols_), ld(ld_), transposed(transposed_) {}
+  /// A matrix that may be written is also one to read.
+  template <class U>
+  requires std::is_same_v<T, const U> Matrix(const Matrix<U>& x) : Matrix(x.data, x.rows, x.cols, x.ld, x.transposed) {}
+
   Matrix t() const { return {data, cols, rows, ld, !transposed}; }
   Matrix block(int64_t row, int64_t col, int64_t block_rows, int64_t block_cols) const {
     return {data + (transposed ? col * ld + row : row * ld + col), block_rows, block_cols, ld, transposed};
   }
-  operator Matrix<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, ld, transposed}; }
 };
 
 /// The matrix with these strides; empty when it has no contiguous axis or overlaps itself.
