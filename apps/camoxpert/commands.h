@@ -1,0 +1,21 @@
+// The subcommands. Each add_*_command() declares its flags and returns what to run once they are parsed.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace camo::app {
+
+struct Command {
+  CLI::App* flags = nullptr;
+  std::function<void()> run;  // throws camo::Error
+};
+
+Command add_train_command(CLI::App& app);
+Command add_evaluate_command(CLI::App& app);
+Command add_predict_command(CLI::App& app);
+Command add_synth_command(CLI::App& app);
+Command add_info_command(CLI::App& app);
+Command add_gradcheck_command(CLI::App& app);
+
+}  // namespace camo::app

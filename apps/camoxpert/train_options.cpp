@@ -1,0 +1,78 @@
+#include "apps/camoxpert/train_options.h"
+
+#include "core/error.h"
+
+namespace camo::app {
+
+void TrainOptions::add_to(CLI::App& command) {
+  common.add_to(command);
+  const auto option = [&](const char* flag, auto& value, const char* text, const char* group) {
+    return command.add_option(flag, value, text)->capture_default_str()->group(group);
+  };
+  const char* const data = "Data";
+  option("--dataset-path", dataset_path, "Data set folder; several joined with '+'", data)->required();
+  option("--val-path", val_path, "Validation set; default: the test split of --dataset-path", data);
+  option("--val-fraction", val_fraction, "Share of the validation set that is used, from its start", data);
+  option("--img-size", img_size, "Side of the square pictures the network sees", data);
+  option("--num-workers", num_workers, "Threads that decode pictures; 0 decodes between the steps", data);
+  option("--cache-mb", cache_mb, "Keep resized pictures in memory when the set fits into so many MiB", data);
+  option("--max-bad-images", max_bad_images, "Damaged pictures to replace before giving up", data);
+  command.add_flag("!--no-augment", augment, "No random mirroring and turning")->group(data);
+
+  const char* const model = "Network";
+  option("--backbone", network.backbone, "edgenext_xx_small, edgenext_x_small, edgenext_small or edgenext_base", model);
+  option("--num-experts", network.num_experts, "Experts per stage; half of them (at least 2) run per picture", model);
+  option("--attention-heads", network.attention_heads, "Heads of the attention experts; must divide the channels",
+         model);
+  option("--dropout", network.dropout, "Probability of the dropouts", model);
+  command.add_flag("--deep-supervision", network.deep_supervision, "Also train heads on the decoder's inner maps")
+      ->group(model);
+  command.add_flag("--gradient-checkpointing", network.gradient_checkpointing, "Less memory for more time")
+      ->group(model);
+
+  const char* const training = "Training";
+  option("--loss", loss, "advanced_cod, camoxpert, structure or dice", training);
+  option("--epochs", epochs, "Epochs in all", training);
+  option("--stage1-epochs", stage1_epochs, "First epochs, with the backbone frozen", training);
+  option("--batch-size", batch_size, "Pictures per backward pass", training);
+  option("--accumulation-steps", accumulation_steps, "Backward passes per optimizer step", training);
+  option("--lr", lr, "Largest learning rate of the one-cycle schedule", training);
+  option("--backbone-lr-scale", backbone_lr_scale, "The backbone's share of --lr; use 1 when training from scratch",
+         training);
+  option("--weight-decay", weight_decay, "Of AdamW", training);
+  option("--clip-norm", clip_norm, "Largest gradient norm; larger gradients are scaled down", training);
+  command.add_flag("--use-ema", use_ema, "Validate and save a moving average of the weights")->group(training);
+  option("--ema-decay", ema_decay, "Decay per step of the moving average", training);
+
+  const char* const run = "Run";
+  option("--checkpoint-dir", checkpoint_dir, "Run folder (made if missing)", run);
+  option("--max-steps", max_steps, "Stop after so many optimizer steps; 0: no limit", run);
+  option("--max-time", max_time, "Stop after so many seconds; 0: no limit", run);
+  option("--validate-every", validate_every, "Epochs between validations", run);
+  option("--seed", seed, "Of initial weights, order, augmentation and dropout", run);
+}
+
+void TrainOptions::check() const {
+  const auto at_least = [](const char* flag, double value, double limit) {
+    CAMO_CHECK_CODE(usage, value >= limit, flag, ": must be at least ", limit, "; got ", value);
+  };
+  at_least("--img-size", img_size, 32);
+  at_least("--epochs", static_cast<double>(epochs), 1);
+  at_least("--stage1-epochs", static_cast<double>(stage1_epochs), 0);
+  at_least("--batch-size", static_cast<double>(batch_size), 1);
+  at_least("--accumulation-steps", static_cast<double>(accumulation_steps), 1);
+  at_least("--num-workers", num_workers, 0);
+  at_least("--weight-decay", weight_decay, 0);
+  at_least("--max-steps", static_cast<double>(max_steps), 0);
+  at_least("--max-time", max_time, 0);
+  at_least("--validate-every", static_cast<double>(validate_every), 1);
+  CAMO_CHECK_CODE(usage, lr > 0, "--lr: must be above 0; got ", lr);
+  CAMO_CHECK_CODE(usage, clip_norm > 0, "--clip-norm: must be above 0; got ", clip_norm);
+  CAMO_CHECK_CODE(usage, stage1_epochs <= epochs, "--stage1-epochs: must be at most --epochs (", epochs, "); got ",
+                  stage1_epochs);
+  CAMO_CHECK_CODE(usage, val_fraction > 0 && val_fraction <= 1, "--val-fraction: must be in (0, 1]; got ",
+                  val_fraction);
+  CAMO_CHECK_CODE(usage, ema_decay >= 0 && ema_decay < 1, "--ema-decay: must be in [0, 1); got ", ema_decay);
+}
+
+}  // namespace camo::app

@@ -1,0 +1,44 @@
+// The settings of a training run. Flag names are those of the reference.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <string>
+
+#include "apps/camoxpert/common_options.h"
+#include "models/camoxpert/network.h"
+
+namespace camo::app {
+
+struct TrainOptions {
+  CommonOptions common;
+  // data
+  std::string dataset_path, val_path;
+  double val_fraction = 0.2;
+  int img_size = 384;
+  int num_workers = 2;
+  int64_t cache_mb = 2048;
+  int64_t max_bad_images = 0;
+  bool augment = true;
+  // network
+  CamoXpertSpec network{.deep_supervision = false};
+  // optimisation
+  std::string loss = "advanced_cod";
+  int64_t epochs = 120, stage1_epochs = 30;
+  int64_t batch_size = 2, accumulation_steps = 4;
+  double lr = 2.5e-4, backbone_lr_scale = 0.1, weight_decay = 1e-4, clip_norm = 1;
+  bool use_ema = false;
+  double ema_decay = 0.9999;
+  // the run
+  std::string checkpoint_dir = "runs/camoxpert";
+  int64_t max_steps = 0;
+  double max_time = 0;  // seconds
+  int64_t validate_every = 1;
+  uint64_t seed = 42;
+
+  void add_to(CLI::App& command);
+  /// Throws ErrorCode::usage naming the flag, what it must be and what came.
+  void check() const;
+};
+
+}  // namespace camo::app

@@ -1,0 +1,91 @@
+#include "models/camoxpert/checkpoint.h"
+
+#include <charconv>
+
+namespace camo {
+
+namespace {
+
+constexpr const char* kFormat = "camoxpert-checkpoint-1";
+constexpr std::string_view kEmaPrefix = "ema/";
+
+/// One metadata value as a number.
+template <class T>
+T number(const SafeTensors& file, const std::filesystem::path& path, const std::string& key) {
+  const auto found = file.metadata.find(key);
+  CAMO_CHECK_CODE(checkpoint, found != file.metadata.end(), path.string(), ": the checkpoint has no metadata '", key,
+                  "'");
+  const std::string& text = found->second;
+  T value{};
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+  CAMO_CHECK_CODE(checkpoint, parsed.ec == std::errc() && parsed.ptr == text.data() + text.size(), path.string(),
+                  ": metadata '", key, "' must be a number; got '", text, "'");
+  return value;
+}
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const Ema* ema,
+                     const CheckpointInfo& info) {
+  SafeTensors file;
+  file.tensors = network.state_dict();
+  if (ema != nullptr) {
+    for (auto& [name, tensor] : ema->state_dict()) file.tensors.emplace_back(std::string(kEmaPrefix) + name, tensor);
+  }
+  file.metadata = {
+      {"format", kFormat},
+      {"backbone", info.spec.backbone},
+      {"num_experts", std::to_string(info.spec.num_experts)},
+      {"attention_heads", std::to_string(info.spec.attention_heads)},
+      {"deep_supervision", std::to_string(info.spec.deep_supervision)},
+      {"img_size", std::to_string(info.img_size)},
+      {"epoch", std::to_string(info.epoch)},
+      {"step", std::to_string(info.step)},
+      {"iou", concat_text(info.iou)},
+  };
+  write_safetensors(path, file);
+}
+
+CheckpointInfo read_checkpoint_info(const SafeTensors& file, const std::filesystem::path& path) {
+  const auto format = file.metadata.find("format");
+  CAMO_CHECK_CODE(checkpoint, format != file.metadata.end() && format->second == kFormat, path.string(),
+                  ": is not a checkpoint of camoxpert; its metadata 'format' must be '", kFormat, "', got '",
+                  format == file.metadata.end() ? std::string("nothing") : format->second, "'");
+  const auto backbone = file.metadata.find("backbone");
+  CAMO_CHECK_CODE(checkpoint, backbone != file.metadata.end(), path.string(), ": the checkpoint names no backbone");
+  CheckpointInfo info;
+  info.spec.backbone = backbone->second;
+  info.spec.num_experts = number<int64_t>(file, path, "num_experts");
+  info.spec.attention_heads = number<int64_t>(file, path, "attention_heads");
+  info.spec.deep_supervision = number<int>(file, path, "deep_supervision") != 0;
+  info.img_size = number<int64_t>(file, path, "img_size");
+  info.epoch = number<int64_t>(file, path, "epoch");
+  info.step = number<int64_t>(file, path, "step");
+  info.iou = number<double>(file, path, "iou");
+  return info;
+}
+
+LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone) {
+  const SafeTensors file = read_safetensors(path);
+  LoadedCheckpoint loaded;
+  loaded.info = read_checkpoint_info(file, path);
+  CAMO_CHECK_CODE(checkpoint, expected_backbone.empty() || expected_backbone == loaded.info.spec.backbone,
+                  path.string(), ": the checkpoint holds backbone ", loaded.info.spec.backbone, "; got --backbone ",
+                  expected_backbone, "; leave the flag out to use the checkpoint's");
+  StateDict weights, averages;
+  for (const auto& [name, tensor] : file.tensors) {
+    if (name.starts_with(kEmaPrefix)) averages.emplace_back(name.substr(kEmaPrefix.size()), tensor);
+    else weights.emplace_back(name, tensor);
+  }
+  loaded.averaged = !averages.empty();
+  try {
+    loaded.network = std::make_unique<CamoXpert>(loaded.info.spec);
+    loaded.network->load_state_dict(loaded.averaged ? averages : weights);
+  } catch (const Error& error) {
+    fail(ErrorCode::checkpoint, path.string(), ": does not hold the network it names\n  ", error.what());
+  }
+  loaded.network->eval();
+  return loaded;
+}
+
+}  // namespace camo

@@ -1,0 +1,42 @@
+// Checkpoints of CamoXpert: safetensors whose metadata say which network they hold.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "core/safetensors.h"
+#include "models/camoxpert/network.h"
+#include "nn/optim/ema.h"
+
+namespace camo {
+
+/// What a checkpoint says besides its weights.
+struct CheckpointInfo {
+  CamoXpertSpec spec;
+  int64_t img_size = 384;  // side of the pictures it was trained on
+  int64_t epoch = 0;       // epochs trained
+  int64_t step = 0;        // optimizer steps
+  double iou = 0;          // on the validation set, when saved
+};
+
+/// Writes all parameters and buffers under their own names, in f32 and in checkpoint layout, and with `ema` its
+/// averages as "ema/NAME". Atomic: an interrupted save leaves the old file.
+void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const Ema* ema,
+                     const CheckpointInfo& info);
+
+struct LoadedCheckpoint {
+  CheckpointInfo info;
+  std::unique_ptr<CamoXpert> network;  // in evaluation mode
+  bool averaged = false;               // whether the weights are the moving averages
+};
+
+/// Builds the network that the file names and loads its moving averages where it has them, else its weights.
+/// `expected_backbone` (empty: any) must agree with the file. Throws ErrorCode::checkpoint before anything is built
+/// when the file is no checkpoint, of another backbone, or does not fit.
+LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone = {});
+
+/// The metadata alone.
+CheckpointInfo read_checkpoint_info(const SafeTensors& file, const std::filesystem::path& path);
+
+}  // namespace camo

@@ -1,0 +1,244 @@
+// The program from the outside: what it prints, what it writes, and how it fails.
+#include <fstream>
+#include <sstream>
+
+#include "core/safetensors.h"
+#include "data/image.h"
+#include "models/camoxpert/checkpoint.h"
+#include "tests/apps/program.h"
+#include "tests/support/test_support.h"
+
+namespace camo {
+namespace {
+
+namespace fs = std::filesystem;
+using test::ProgramResult;
+using test::run_camoxpert;
+using ::testing::HasSubstr;
+
+std::string read_text(const fs::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+/// The command fails with this exit code and says this.
+void expect_failure(const std::string& arguments, int exit_code, const std::string& text,
+                    const std::string& environment = {}) {
+  const ProgramResult result = run_camoxpert(arguments, environment);
+  EXPECT_EQ(result.exit_code, exit_code) << arguments << "\n" << result.output;
+  EXPECT_THAT(result.output, HasSubstr(text)) << arguments;
+}
+
+/// A small data set and a network trained on it for a few steps, shared by the tests below.
+class CommandLine : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = new test::TemporaryFolder;
+    const ProgramResult synth = run_camoxpert("synth --output " + data() + " --train 12 --test 5 --size 64");
+    ASSERT_EQ(synth.exit_code, 0) << synth.output;
+    train_output_ = new std::string;
+    const ProgramResult train = run_camoxpert("train --dataset-path " + data() + " --checkpoint-dir " + run() + kSmall);
+    ASSERT_EQ(train.exit_code, 0) << train.output;
+    *train_output_ = train.output;
+  }
+  static void TearDownTestSuite() {
+    delete folder_;
+    delete train_output_;
+  }
+
+  static std::string path(const std::string& name) { return (folder_->path() / name).string(); }
+  static std::string data() { return path("data"); }
+  static std::string run() { return path("run"); }
+  static std::string best() { return run() + "/checkpoints/best.safetensors"; }
+
+  static constexpr const char* kSmall =
+      " --backbone edgenext_xx_small --img-size 64 --batch-size 4 --accumulation-steps 1 --epochs 2 --stage1-epochs 1"
+      " --num-workers 1 --val-fraction 1 --deep-supervision";
+
+  static test::TemporaryFolder* folder_;
+  static std::string* train_output_;
+};
+test::TemporaryFolder* CommandLine::folder_ = nullptr;
+std::string* CommandLine::train_output_ = nullptr;
+
+TEST_F(CommandLine, TrainReportsWhatItDoes) {
+  for (const char* text :
+       {"edgenext_xx_small, 7 experts", "12 training pairs", "the first 5 of 5 test pairs", "attention",
+        "untrained: validation IoU", "answering 'everything'", "stage 1, backbone frozen", "stage 2, all weights",
+        "peak of the first step", "experts of stage 4", "done: 6 steps"}) {
+    EXPECT_THAT(*train_output_, HasSubstr(text));
+  }
+}
+
+TEST_F(CommandLine, TrainFillsTheRunFolder) {
+  for (const char* file : {"config.toml", "env.json", "log.txt", "metrics.jsonl", "history.json",
+                           "checkpoints/last.safetensors", "checkpoints/best.safetensors", "samples/epoch_002.png"}) {
+    EXPECT_TRUE(fs::exists(fs::path(run()) / file)) << file;
+  }
+  std::ifstream metrics(run() + "/metrics.jsonl");
+  int rows = 0;
+  for (std::string line; std::getline(metrics, line);) rows += !line.empty();
+  EXPECT_EQ(rows, 6);  // 12 pairs in batches of 4, 2 epochs
+  const SafeTensors file = read_safetensors(best());
+  EXPECT_EQ(file.metadata.at("backbone"), "edgenext_xx_small");
+}
+
+TEST_F(CommandLine, ConfigurationIsAcceptedBack) {
+  const std::string again = path("again");
+  const ProgramResult result =
+      run_camoxpert("train --config " + run() + "/config.toml --checkpoint-dir " + again + " --max-steps 1");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("done: 1 steps"));
+  EXPECT_THAT(read_text(again + "/config.toml"), HasSubstr("backbone=\"edgenext_xx_small\""));
+}
+
+TEST_F(CommandLine, FlagsBeatEnvironmentBeatsConfiguration) {
+  const std::string config = path("short.toml");
+  std::ofstream(config) << "[predict]\nbatch-size=0\n";
+  const std::string predict = "predict --config " + config + " --checkpoint " + best() + " --input " + data() +
+                              "/Test/Imgs --output-dir " + path("precedence");
+  expect_failure(predict, 2, "--batch-size: must be at least 1; got 0");
+  expect_failure(predict, 2, "--batch-size: must be at least 1; got -1", "CAMO_BATCH_SIZE=-1");
+  expect_failure(predict + " --batch-size -2", 2, "--batch-size: must be at least 1; got -2", "CAMO_BATCH_SIZE=-1");
+}
+
+TEST_F(CommandLine, SameSeedGivesTheSameWeights) {
+  const std::string twin = path("twin");
+  ASSERT_EQ(run_camoxpert("train --dataset-path " + data() + " --checkpoint-dir " + twin + kSmall + " --num-workers 3")
+                .exit_code,
+            0);
+  const SafeTensors a = read_safetensors(run() + "/checkpoints/last.safetensors");
+  const SafeTensors b = read_safetensors(twin + "/checkpoints/last.safetensors");
+  ASSERT_EQ(a.tensors.size(), b.tensors.size());
+  for (size_t i = 0; i < a.tensors.size(); ++i) {
+    ASSERT_TRUE(test::bitwise_equal(a.tensors[i].second, b.tensors[i].second)) << a.tensors[i].first;
+  }
+}
+
+TEST_F(CommandLine, EvaluateScoresACheckpoint) {
+  const ProgramResult result =
+      run_camoxpert("evaluate --dataset-path " + data() + " --checkpoint " + best() + " --json " + path("scores.json") +
+                    " --contact-sheet " + path("sheet.png"));
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("IoU"));
+  EXPECT_THAT(result.output, HasSubstr("everything"));
+  EXPECT_THAT(read_text(path("scores.json")), HasSubstr("\"iou\""));
+  EXPECT_GT(decode_image(path("sheet.png"), 3).height, 64);
+}
+
+TEST_F(CommandLine, PredictWritesMasksOfTheOriginalSize) {
+  const std::string output = path("masks");
+  const ProgramResult result = run_camoxpert("predict --checkpoint " + best() + " --input " + data() +
+                                             "/Test/Imgs --output-dir " + output + " --overlay --threshold 0.5");
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  int masks = 0;
+  for (const auto& entry : fs::directory_iterator(output)) {
+    const bool overlay = entry.path().stem().string().ends_with("_overlay");
+    const Image image = decode_image(entry.path(), overlay ? 3 : 1);
+    EXPECT_EQ(image.width, 64);
+    if (overlay) continue;
+    ++masks;
+    for (uint8_t pixel : image.pixels) ASSERT_TRUE(pixel == 0 || pixel == 255);
+  }
+  EXPECT_EQ(masks, 5);
+}
+
+TEST_F(CommandLine, InfoShowsBuildAndCheckpoint) {
+  const ProgramResult build = run_camoxpert("info");
+  EXPECT_THAT(build.output, HasSubstr("31334228"));
+  EXPECT_THAT(build.output, HasSubstr("cuda"));
+  const ProgramResult file = run_camoxpert("info " + best());
+  EXPECT_THAT(file.output, HasSubstr("backbone.stem_0.weight"));
+  EXPECT_THAT(file.output, HasSubstr("metadata backbone"));
+}
+
+TEST_F(CommandLine, GradcheckRunsRegisteredCases) {
+  const ProgramResult result = run_camoxpert("gradcheck --filter softmax");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("0 failed"));
+  expect_failure("gradcheck --filter nonsense", 2, "no operation matches 'nonsense'");
+}
+
+TEST_F(CommandLine, MistypedFlagsAndCommands) {
+  expect_failure("train --dataset-path x --batchsize 4", 2, "did you mean --batch-size?");
+  expect_failure("trian", 2, "did you mean train?");
+  expect_failure("", 2, "subcommand is required");
+  expect_failure("train", 2, "--dataset-path is required");
+  expect_failure("train --dataset-path x --epochs many", 2, "--epochs");
+  EXPECT_EQ(run_camoxpert("train --help").exit_code, 0);
+  EXPECT_THAT(run_camoxpert("--version").output, HasSubstr("camoxpert 0."));
+}
+
+TEST_F(CommandLine, BadData) {
+  expect_failure("train --dataset-path " + path("nowhere"), 3, "nowhere");
+  fs::create_directories(path("hollow"));
+  expect_failure("train --dataset-path " + path("hollow"), 3, "hollow");
+  fs::create_directories(path("unpaired/Imgs"));
+  fs::create_directories(path("unpaired/GT"));
+  encode_png(path("unpaired/Imgs/a.png"), Image(8, 8, 3));
+  encode_png(path("unpaired/GT/a.png"), Image(8, 8, 1));
+  encode_png(path("unpaired/Imgs/b.png"), Image(8, 8, 3));
+  expect_failure("train --dataset-path " + path("unpaired"), 3, "without mask");
+  expect_failure("predict --checkpoint " + best() + " --output-dir " + path("p") + " --input " + path("no.png"), 3,
+                 "does not exist");
+  EXPECT_FALSE(fs::exists(path("p"))) << "nothing is written before the input is checked";
+}
+
+TEST_F(CommandLine, DamagedPicturesAreNamed) {
+  for (const char* part : {"Imgs", "GT"}) fs::create_directories(path(std::string("damaged/") + part));
+  for (int i = 0; i < 4; ++i) {
+    encode_png(path("damaged/Imgs/p" + std::to_string(i) + ".png"), Image(64, 64, 3, 90));
+    encode_png(path("damaged/GT/p" + std::to_string(i) + ".png"), Image(64, i == 2 ? 32 : 64, 1, 255));
+  }
+  const std::string train =
+      "train --dataset-path " + path("damaged") + " --val-path " + data() + " --checkpoint-dir " + path("r") + kSmall;
+  expect_failure(train, 3, "p2");
+  std::ofstream(path("damaged/GT/p2.png"), std::ios::trunc);
+  expect_failure(train, 3, "p2.png");
+}
+
+TEST_F(CommandLine, BadSettings) {
+  const std::string train = "train --dataset-path " + data() + " --checkpoint-dir " + path("bad") + kSmall;
+  expect_failure(train + " --backbone edgenext_huge", 2, "edgenext_base");
+  expect_failure(train + " --attention-heads 5", 2, "heads");
+  expect_failure(train + " --backbone edgenext_x_small", 2, "100");
+  expect_failure(train + " --img-size 16", 2, "--img-size: must be at least 32; got 16");
+  expect_failure(train + " --batch-size 13", 2, "must be at most 12");
+  expect_failure(train + " --stage1-epochs 3", 2, "--stage1-epochs: must be at most --epochs (2); got 3");
+  expect_failure(train + " --loss l1", 2, "advanced_cod");
+  expect_failure(train + " --device gpu", 2, "must be auto, cpu, cuda or cuda:N");
+  EXPECT_FALSE(fs::exists(path("bad"))) << "nothing is written before the settings are checked";
+}
+
+TEST_F(CommandLine, PictureSizesThatAreNoMultipleOf32Work) {
+  const ProgramResult result = run_camoxpert("train --dataset-path " + data() + " --checkpoint-dir " + path("odd") +
+                                             kSmall + " --img-size 75 --max-steps 1");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+}
+
+TEST_F(CommandLine, UnwritableFolders) {
+  std::ofstream(path("file")) << "in the way";
+  expect_failure("train --dataset-path " + data() + kSmall + " --checkpoint-dir " + path("file/run"), 3,
+                 "can't create");
+  expect_failure(
+      "predict --checkpoint " + best() + " --input " + data() + "/Test/Imgs --output-dir " + path("file/out"), 3,
+      "can't create");
+}
+
+TEST_F(CommandLine, WrongCheckpoints) {
+  const std::string evaluate = "evaluate --dataset-path " + data() + " --checkpoint ";
+  expect_failure(evaluate + best() + " --backbone edgenext_small", 4, "holds backbone edgenext_xx_small");
+  expect_failure(evaluate + path("none.safetensors"), 4, "none.safetensors");
+  SafeTensors other;
+  other.tensors.emplace_back("x", zeros({2}));
+  write_safetensors(path("other.safetensors"), other);
+  expect_failure(evaluate + path("other.safetensors"), 4, "is not a checkpoint of camoxpert");
+  SafeTensors renamed = read_safetensors(best());
+  renamed.metadata["backbone"] = "edgenext_small";
+  write_safetensors(path("renamed.safetensors"), renamed);
+  expect_failure(evaluate + path("renamed.safetensors"), 4, "does not hold the network it names");
+}
+
+}  // namespace
+}  // namespace camo
