@@ -91,8 +91,6 @@ Tensor exported_gradient(const NamedTensor& parameter) {
   return to(NamedTensor{parameter.name, gradient, parameter.layout, false}.exported(), f64);
 }
 
-Tensor gradient_statistics(const NamedTensor& parameter) { return statistics(exported_gradient(parameter)); }
-
 std::vector<std::filesystem::path> golden_files(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> files;
   if (!std::filesystem::is_directory(folder)) return files;

@@ -22,8 +22,6 @@ Tensor to_golden(const Tensor& x);
 
 /// Norm, sum, and 8 elements at floor(i * n / 8) of a tensor in PyTorch's layout, [10] f64.
 Tensor statistics(const Tensor& x);
-/// The same for the gradient of a parameter, in the parameter's checkpoint layout. Zeros when there is none.
-Tensor gradient_statistics(const NamedTensor& parameter);
 /// The gradient in checkpoint layout, f64; zeros when there is none.
 Tensor exported_gradient(const NamedTensor& parameter);
 
