@@ -21,10 +21,10 @@ class Blob {
  public:
   Blob(Draws& draws, double width, double height) {
     const double side = std::min(width, height);
-    radius_ = draws.uniform(0.15, 0.26) * side;
+    radius_ = draws.uniform(0.13, 0.25) * side;
     stretch_ = draws.uniform(1.0, 1.7);
-    x_ = draws.uniform(0.25, 0.75) * width;
-    y_ = draws.uniform(0.25, 0.75) * height;
+    x_ = draws.uniform(0.18, 0.82) * width;
+    y_ = draws.uniform(0.18, 0.82) * height;
     const double angle = draws.uniform(0, kTau);
     cos_ = std::cos(angle);
     sin_ = std::sin(angle);
