@@ -1,79 +1,154 @@
-// Raw copies, in-place sums and fills between tensors of any strides: target[i] (+)= source[i].
-//
-// Both tensors are walked as rows along their last axis after neighbouring axes that are contiguous in both were
-// merged.
+// Raw copies, in-place sums and fills between tensors of any strides and devices: target[i] (+)= source[i].
+#include <algorithm>
 #include <cstring>
 
-#include "core/parallel.h"
+#include "core/strided_loop.h"
 #include "core/tensor.h"
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/runtime.h"
+#endif
+#ifdef __CUDACC__
+#include "core/cuda/kernels.cuh"
+#endif
 
 namespace camo {
 
 namespace {
 
-constexpr int64_t kGrain = 1 << 15;  // elements worth a thread
+// --- CPU ---
 
-/// The axes of two equally shaped tensors, merged where both are contiguous; the last axis is the row.
-struct Rows {
-  Shape shape, target_strides, source_strides;
+template <class T, class S>
+void copy_cpu(const Tensor& target, const Tensor& source) {
+  T* const to = target.data<T>();
+  const S* const from = source.data<S>();
+  detail::strided_loop<2>(target.shape(), {target.strides(), source.strides()},
+                          [=](int64_t count, const auto& offset, const auto& step) {
+                            T* t = to + offset[0];
+                            const S* s = from + offset[1];
+                            if (step[0] == 1 && step[1] == 1) {
+                              if constexpr (std::is_same_v<T, S>)
+                                std::memcpy(t, s, static_cast<size_t>(count) * sizeof(T));
+                              else
+                                for (int64_t i = 0; i < count; ++i) t[i] = convert<T>(s[i]);
+                            } else {
+                              for (int64_t i = 0; i < count; ++i) t[i * step[0]] = convert<T>(s[i * step[1]]);
+                            }
+                          });
+}
 
-  Rows(const Tensor& target, const Tensor& source) {
-    for (int i = 0; i < target.dims(); ++i) {
-      if (target.shape()[i] == 1) continue;
-      const int last = shape.size() - 1;
-      const int64_t extent = target.shape()[i];
-      if (last >= 0 && target_strides[last] == target.strides()[i] * extent &&
-          source_strides[last] == source.strides()[i] * extent) {
-        shape[last] *= extent;
-        target_strides[last] = target.strides()[i];
-        source_strides[last] = source.strides()[i];
-      } else {
-        shape.push_back(extent);
-        target_strides.push_back(target.strides()[i]);
-        source_strides.push_back(source.strides()[i]);
-      }
-    }
-    if (shape.empty()) shape = target_strides = source_strides = {1};
-  }
+template <class T>
+void add_cpu(const Tensor& target, const Tensor& source) {
+  T* const to = target.data<T>();
+  const T* const from = source.data<T>();
+  detail::strided_loop<2>(target.shape(), {target.strides(), source.strides()},
+                          [=](int64_t count, const auto& offset, const auto& step) {
+                            T* t = to + offset[0];
+                            const T* s = from + offset[1];
+                            if (step[0] == 1 && step[1] == 1) {
+#pragma omp simd
+                              for (int64_t i = 0; i < count; ++i) t[i] += s[i];
+                            } else {
+                              for (int64_t i = 0; i < count; ++i) t[i * step[0]] += s[i * step[1]];
+                            }
+                          });
+}
 
-  /// Calls row(target offset, source offset) for each row, in parallel.
-  template <class Fn>
-  void for_each(Fn&& row) const {
-    const int last = shape.size() - 1;
-    const int64_t length = shape[last];
-    if (shape.numel() == 0) return;
-    parallel_for(shape.numel() / length, std::max<int64_t>(1, kGrain / length), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        int64_t rest = i, target = 0, source = 0;
-        for (int axis = last - 1; axis >= 0; --axis) {
-          const int64_t position = rest % shape[axis];
-          rest /= shape[axis];
-          target += position * target_strides[axis];
-          source += position * source_strides[axis];
-        }
-        row(target, source);
-      }
-    });
+template <class T>
+void fill_cpu(const Tensor& target, T value) {
+  T* const to = target.data<T>();
+  detail::strided_loop<1>(target.shape(), {target.strides()}, [=](int64_t count, const auto& offset, const auto& step) {
+    T* t = to + offset[0];
+    if (step[0] == 1) std::fill_n(t, count, value);
+    else
+      for (int64_t i = 0; i < count; ++i) t[i * step[0]] = value;
+  });
+}
+
+// --- CUDA ---
+
+#ifdef __CUDACC__
+template <class T, class S>
+struct CopyElement {
+  T* to;
+  const S* from;
+  __device__ void operator()(const int64_t (&offset)[2]) const { to[offset[0]] = convert<T>(from[offset[1]]); }
+};
+
+template <class T>
+struct AddElement {
+  T* to;
+  const T* from;
+  __device__ void operator()(const int64_t (&offset)[2]) const {
+    using A = cuda::Accumulator<T>;
+    to[offset[0]] = convert<T>(convert<A>(to[offset[0]]) + convert<A>(from[offset[1]]));
   }
 };
 
-template <class T, class S>
-void copy_row(T* target, int64_t target_stride, const S* source, int64_t source_stride, int64_t length) {
-  if (target_stride == 1 && source_stride == 1) {
-    if constexpr (std::is_same_v<T, S>) {
-      std::memcpy(target, source, static_cast<size_t>(length) * sizeof(T));
-    } else {
-      for (int64_t i = 0; i < length; ++i) target[i] = convert<T>(source[i]);
-    }
-  } else {
-    for (int64_t i = 0; i < length; ++i) target[i * target_stride] = convert<T>(source[i * source_stride]);
-  }
+template <class T>
+struct FillElement {
+  T* to;
+  T value;
+  __device__ void operator()(const int64_t (&offset)[1]) const { to[offset[0]] = value; }
+};
+#endif
+
+#ifdef CAMO_WITH_CUDA
+int64_t bytes_of(const Tensor& x) { return x.numel() * size_in_bytes(x.dtype()); }
+
+/// Between devices, or within one: contiguous on both sides, same dtype.
+void copy_bytes(const Tensor& target, const Tensor& source) {
+  const Device device = target.is_cuda() ? target.device() : source.device();
+  cudaStream_t stream = cuda::use(device);
+  CAMO_CUDA(cudaMemcpyAsync(target.raw_data(), source.raw_data(), static_cast<size_t>(bytes_of(target)),
+                            cudaMemcpyDefault, stream));
+  // The host may change or free its side as soon as this returns.
+  if (!target.is_cuda() || !source.is_cuda()) CAMO_CUDA(cudaStreamSynchronize(stream));
 }
 
-/// One long row is cut into pieces, so that it too runs on all threads.
-template <class Fn>
-void for_pieces(int64_t length, Fn&& piece) {
-  parallel_for(length, kGrain, [&](int64_t begin, int64_t end) { piece(begin, end - begin); });
+/// Through contiguous copies on either side where needed.
+void copy_across(const Tensor& target, const Tensor& source) {
+  Tensor packed = source;
+  if (!source.is_contiguous() || source.dtype() != target.dtype()) {
+    packed = empty(source.shape(), target.dtype(), source.device());
+    copy_into(packed, source);
+  }
+  if (target.is_contiguous()) return copy_bytes(target, packed);
+  const Tensor landed = empty(target.shape(), target.dtype(), target.device());
+  copy_bytes(landed, packed);
+  copy_into(target, landed);
+}
+#endif
+
+void copy_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Tensor& source) {
+#ifdef __CUDACC__
+  if (target.device() != source.device()) return copy_across(target, source);
+  if (target.dtype() == source.dtype() && target.is_contiguous() && source.is_contiguous())
+    return copy_bytes(target, source);
+  dispatch_all(target.dtype(), [&]<class T>() {
+    dispatch_all(source.dtype(), [&]<class S>() {
+      cuda::for_each_strided<2>(target.device(), target.shape(), {target.strides(), source.strides()}, "copy",
+                                CopyElement<T, S>{target.data<T>(), source.data<S>()});
+    });
+  });
+#endif
+}
+
+void add_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Tensor& source) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(target.dtype(), "add_into", [&]<class T>() {
+    cuda::for_each_strided<2>(target.device(), target.shape(), {target.strides(), source.strides()}, "add_into",
+                              AddElement<T>{target.data<T>(), source.data<T>()});
+  });
+#endif
+}
+
+void fill_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] double value) {
+#ifdef __CUDACC__
+  dispatch_all(target.dtype(), [&]<class T>() {
+    cuda::for_each_strided<1>(target.device(), target.shape(), {target.strides()}, "fill",
+                              FillElement<T>{target.data<T>(), convert<T>(value)});
+  });
+#endif
 }
 
 }  // namespace
@@ -81,71 +156,30 @@ void for_pieces(int64_t length, Fn&& piece) {
 void copy_into(const Tensor& target, const Tensor& source) {
   CAMO_CHECK(target.shape() == source.shape(), "copy: shapes must be equal; got ", target.shape(), " and ",
              source.shape());
-  const Rows rows(target, source);
-  const int last = rows.shape.size() - 1;
-  const int64_t length = rows.shape[last];
-  const int64_t target_stride = rows.target_strides[last], source_stride = rows.source_strides[last];
-  dispatch_all(target.dtype(), [&]<class T>() {
-    dispatch_all(source.dtype(), [&]<class S>() {
-      T* to = target.data<T>();
-      const S* from = source.data<S>();
-      if (last == 0) {
-        for_pieces(length, [&](int64_t begin, int64_t count) {
-          copy_row(to + begin * target_stride, target_stride, from + begin * source_stride, source_stride, count);
-        });
-      } else {
-        rows.for_each([&](int64_t t, int64_t s) { copy_row(to + t, target_stride, from + s, source_stride, length); });
-      }
-    });
-  });
+  if (target.numel() > 0) {
+    if (target.is_cuda() || source.is_cuda()) {
+      copy_cuda(target, source);
+    } else {
+      dispatch_all(target.dtype(), [&]<class T>() {
+        dispatch_all(source.dtype(), [&]<class S>() { copy_cpu<T, S>(target, source); });
+      });
+    }
+  }
   target.storage()->bump_version();
 }
 
 void add_into(const Tensor& target, const Tensor& source) {
-  CAMO_CHECK(target.shape() == source.shape() && target.dtype() == source.dtype(),
-             "add_into: shapes and dtypes must be equal; got ", target.shape(), " ", target.dtype(), " and ",
-             source.shape(), " ", source.dtype());
-  const Rows rows(target, source);
-  const int last = rows.shape.size() - 1;
-  const int64_t target_stride = rows.target_strides[last], source_stride = rows.source_strides[last];
-  dispatch_floating(target.dtype(), "add_into", [&]<class T>() {
-    T* to = target.data<T>();
-    const T* from = source.data<T>();
-    const auto add_row = [&](T* t, const T* s, int64_t count) {
-      if (target_stride == 1 && source_stride == 1) {
-#pragma omp simd
-        for (int64_t i = 0; i < count; ++i) t[i] += s[i];
-      } else {
-        for (int64_t i = 0; i < count; ++i) t[i * target_stride] += s[i * source_stride];
-      }
-    };
-    if (last == 0) {
-      for_pieces(rows.shape[0], [&](int64_t begin, int64_t count) {
-        add_row(to + begin * target_stride, from + begin * source_stride, count);
-      });
-    } else {
-      rows.for_each([&](int64_t t, int64_t s) { add_row(to + t, from + s, rows.shape[last]); });
-    }
-  });
+  CAMO_CHECK(target.shape() == source.shape() && target.dtype() == source.dtype() && target.device() == source.device(),
+             "add_into: shapes, dtypes and devices must be equal; got ", target.shape(), " ", target.dtype(), " ",
+             target.device(), " and ", source.shape(), " ", source.dtype(), " ", source.device());
+  if (target.is_cuda()) add_cuda(target, source);
+  else dispatch_floating(target.dtype(), "add_into", [&]<class T>() { add_cpu<T>(target, source); });
   target.storage()->bump_version();
 }
 
 void fill(const Tensor& target, double value) {
-  const Rows rows(target, target);
-  const int last = rows.shape.size() - 1;
-  const int64_t stride = rows.target_strides[last];
-  dispatch_all(target.dtype(), [&]<class T>() {
-    T* to = target.data<T>();
-    const T element = convert<T>(value);
-    const auto fill_row = [&](T* t, int64_t count) {
-      if (stride == 1) std::fill_n(t, count, element);
-      else
-        for (int64_t i = 0; i < count; ++i) t[i * stride] = element;
-    };
-    if (last == 0)
-      for_pieces(rows.shape[0], [&](int64_t begin, int64_t count) { fill_row(to + begin * stride, count); });
-    else rows.for_each([&](int64_t t, int64_t) { fill_row(to + t, rows.shape[last]); });
-  });
+  if (target.is_cuda()) fill_cuda(target, value);
+  else dispatch_all(target.dtype(), [&]<class T>() { fill_cpu<T>(target, convert<T>(value)); });
   target.storage()->bump_version();
 }
 

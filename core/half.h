@@ -5,6 +5,8 @@
 #include <cstdint>
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #define CAMO_HOST_DEVICE __host__ __device__
 #else
 #define CAMO_HOST_DEVICE
@@ -18,9 +20,13 @@ struct BFloat16 {
 
   BFloat16() = default;
   CAMO_HOST_DEVICE explicit BFloat16(float value) {
+#ifdef __CUDA_ARCH__
+    bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
     uint32_t word = std::bit_cast<uint32_t>(value);
     if ((word & 0x7fffffffu) > 0x7f800000u) bits = static_cast<uint16_t>((word >> 16) | 0x40u);  // NaN stays quiet
     else bits = static_cast<uint16_t>((word + 0x7fffu + ((word >> 16) & 1u)) >> 16);
+#endif
   }
   CAMO_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };
@@ -31,6 +37,9 @@ struct Half {
 
   Half() = default;
   CAMO_HOST_DEVICE explicit Half(float value) {
+#ifdef __CUDA_ARCH__
+    bits = __half_as_ushort(__float2half_rn(value));
+#else
     const uint32_t word = std::bit_cast<uint32_t>(value);
     const uint32_t sign = (word >> 16) & 0x8000u;
     const uint32_t magnitude = word & 0x7fffffffu;
@@ -44,8 +53,12 @@ struct Half {
       half = std::bit_cast<uint32_t>(shifted) - std::bit_cast<uint32_t>(0.5f);
     }
     bits = static_cast<uint16_t>(sign | half);
+#endif
   }
   CAMO_HOST_DEVICE explicit operator float() const {
+#ifdef __CUDA_ARCH__
+    return __half2float(__ushort_as_half(bits));
+#else
     const uint32_t sign = uint32_t{bits & 0x8000u} << 16;
     const uint32_t magnitude = bits & 0x7fffu;
     uint32_t word;
@@ -53,6 +66,7 @@ struct Half {
     else if (magnitude >= 0x400u) word = (magnitude << 13) + 0x38000000u;
     else word = std::bit_cast<uint32_t>(static_cast<float>(magnitude) * 0x1p-24f);
     return std::bit_cast<float>(sign | word);
+#endif
   }
 };
 

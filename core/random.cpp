@@ -21,14 +21,18 @@ template <class Fn>
 Tensor random_tensor(const Shape& shape, DType dtype, Device device, const char* op, Fn value) {
   CAMO_CHECK(is_floating(dtype), op, ": needs a floating dtype; got ", dtype);
   const RandomKey key = default_generator().next();
-  Tensor values = empty(shape, dtype, device);
+  Tensor values =
+      empty(shape, dtype, cpu);  // initialisation is no hot path: made on the host, the same on every device
   dispatch_all(dtype, [&]<class T>() {
     T* out = values.data<T>();
     parallel_for(values.numel(), 1 << 12, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) out[i] = convert<T>(value(key, static_cast<uint64_t>(i)));
     });
   });
-  return values;
+  if (device.is_cpu()) return values;
+  Tensor moved = empty(shape, dtype, device);
+  copy_into(moved, values);
+  return moved;
 }
 
 /// In (0, 1), with 32 bits.

@@ -58,11 +58,12 @@ Generator& default_generator();
 void seed_everything(uint64_t seed);
 
 /// Uniform in [low, high).
-Tensor random_uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = f32, Device device = cpu);
+Tensor random_uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = f32,
+                      Device device = default_device());
 /// Normal with mean 0 and this deviation (Box-Muller).
-Tensor random_normal(const Shape& shape, double deviation = 1, DType dtype = f32, Device device = cpu);
+Tensor random_normal(const Shape& shape, double deviation = 1, DType dtype = f32, Device device = default_device());
 /// Normal with mean 0, redrawn beyond `cut` deviations.
 Tensor random_truncated_normal(const Shape& shape, double deviation, double cut = 2, DType dtype = f32,
-                               Device device = cpu);
+                               Device device = default_device());
 
 }  // namespace camo

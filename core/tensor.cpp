@@ -10,7 +10,7 @@ namespace camo {
 namespace {
 
 Tensor to_cpu(const Tensor& x) {
-  Tensor host = empty(x.shape(), x.dtype());
+  Tensor host = empty(x.shape(), x.dtype(), cpu);
   copy_into(host, x);
   return host;
 }
@@ -94,6 +94,15 @@ const std::shared_ptr<Node>& Tensor::grad_node() const { return checked().grad_n
 
 Tensor Tensor::detach() const { return make_view(*this, shape(), strides(), offset()); }
 
+namespace {
+
+thread_local Device default_device_of_thread = cpu;
+
+}  // namespace
+
+Device default_device() { return default_device_of_thread; }
+void set_default_device(Device device) { default_device_of_thread = device; }
+
 Tensor empty(const Shape& shape, DType dtype, Device device) {
   int64_t bytes = size_in_bytes(dtype);
   for (int64_t extent : shape) {
@@ -125,7 +134,7 @@ template <class T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device) {
   CAMO_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "from_vector: shape ", shape, " has ", shape.numel(),
              " elements; got ", values.size(), " values");
-  Tensor result = empty(shape, dtype_of<T>);
+  Tensor result = empty(shape, dtype_of<T>, cpu);
   std::copy(values.begin(), values.end(), result.data<T>());
   if (device.is_cpu()) return result;
   Tensor moved = empty(shape, dtype_of<T>, device);

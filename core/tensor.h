@@ -100,17 +100,23 @@ struct TensorImpl {
   Tensor grad;                      // leaves only
 };
 
+/// Where tensors are made when nobody says: the CPU, unless set_default_device() changed it for this thread.
+Device default_device();
+void set_default_device(Device device);
+
 // --- making tensors (never part of a graph) ---
-Tensor empty(const Shape& shape, DType dtype = f32, Device device = cpu);
-Tensor zeros(const Shape& shape, DType dtype = f32, Device device = cpu);
-Tensor full(const Shape& shape, double value, DType dtype = f32, Device device = cpu);
-inline Tensor ones(const Shape& shape, DType dtype = f32, Device device = cpu) { return full(shape, 1, dtype, device); }
+Tensor empty(const Shape& shape, DType dtype = f32, Device device = default_device());
+Tensor zeros(const Shape& shape, DType dtype = f32, Device device = default_device());
+Tensor full(const Shape& shape, double value, DType dtype = f32, Device device = default_device());
+inline Tensor ones(const Shape& shape, DType dtype = f32, Device device = default_device()) {
+  return full(shape, 1, dtype, device);
+}
 /// Contiguous tensors of x's shape, dtype and device.
 Tensor empty_like(const Tensor& x);
 Tensor zeros_like(const Tensor& x);
 /// A tensor of T's dtype with these elements in row-major order.
 template <class T>
-Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device = cpu);
+Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device = default_device());
 
 /// A view of x's storage with this shape, these strides and this offset (in elements, from the storage's start).
 /// Not recorded by autograd: the view operations in ops/shape_ops.h build on it.

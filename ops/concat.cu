@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "core/autograd.h"
-#include "ops/detail/strided_loop.h"
+#include "core/strided_loop.h"
 #include "ops/shape_ops.h"
 
 namespace camo {

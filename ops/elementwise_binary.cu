@@ -7,7 +7,7 @@
 //   where              dy goes to x where the condition holds, else to y; saves the condition
 #include "core/autograd.h"
 #include "ops/detail/elementwise.h"
-#include "ops/detail/strided_loop.h"
+#include "core/strided_loop.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 

@@ -6,7 +6,7 @@
 
 #include "core/autograd.h"
 #include "ops/detail/elementwise.h"
-#include "ops/detail/strided_loop.h"
+#include "core/strided_loop.h"
 #include "ops/detail/vector_math.h"
 #include "ops/elementwise.h"
 

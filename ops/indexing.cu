@@ -8,7 +8,7 @@
 
 #include "core/autograd.h"
 #include "ops/detail/elementwise.h"
-#include "ops/detail/strided_loop.h"
+#include "core/strided_loop.h"
 #include "ops/shape_ops.h"
 
 namespace camo {

@@ -12,7 +12,7 @@
 #include "core/autograd.h"
 #include "ops/detail/elementwise.h"
 #include "ops/detail/reduce_loops.h"
-#include "ops/detail/strided_loop.h"
+#include "core/strided_loop.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/shape_ops.h"

@@ -92,7 +92,7 @@ TEST(Tensor, ErrorsSayWhatCame) {
   EXPECT_ERROR(x.item(), "one element; got shape [2, 3]");
   EXPECT_ERROR(x.size(2), "axis must be in [-2, 1]; got 2");
   EXPECT_ERROR(copy_into(x, zeros({3, 2})), "shapes must be equal; got [2, 3] and [3, 2]");
-  EXPECT_ERROR(add_into(x, zeros({2, 3}, f64)), "shapes and dtypes must be equal");
+  EXPECT_ERROR(add_into(x, zeros({2, 3}, f64)), "shapes, dtypes and devices must be equal");
   EXPECT_ERROR(empty({-1, 2}), "must not be negative; got [-1, 2]");
   EXPECT_ERROR(empty({int64_t{1} << 40, int64_t{1} << 40}), "too many elements");
   EXPECT_ERROR(from_vector<float>({1, 2}, {3}), "has 3 elements; got 2 values");
