@@ -17,5 +17,6 @@ Command add_predict_command(CLI::App& app);
 Command add_synth_command(CLI::App& app);
 Command add_info_command(CLI::App& app);
 Command add_gradcheck_command(CLI::App& app);
+Command add_bench_command(CLI::App& app);
 
 }  // namespace camo::app

@@ -1,0 +1,170 @@
+// camoxpert bench: the time of a training step, or of a forward pass, on random pictures.
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "apps/camoxpert/commands.h"
+#include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/progress.h"
+#include "apps/camoxpert/system_info.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/random.h"
+#include "models/camoxpert/loss.h"
+#include "models/camoxpert/network.h"
+#include "nn/optim/adamw.h"
+#include "ops/ops.h"
+
+namespace camo::app {
+
+namespace {
+
+struct BenchOptions {
+  CommonOptions common;
+  std::string what;
+  CamoXpertSpec network{.attention_heads = 0};
+  int64_t batch_size = 2;
+  int64_t img_size = 384;
+  int warmup = 3;
+  int steps = 10;
+  double max_time = 0;  // seconds
+  double clip_norm = 1;
+};
+
+int64_t usual_heads(const std::string& backbone) { return edgenext_spec(backbone).dims[2] % 8 == 0 ? 8 : 4; }
+
+/// Random pictures and masks, and what is run over them.
+class Bench {
+ public:
+  Bench(const BenchOptions& options, Device device) : clip_norm_(options.clip_norm), network_(options.network) {
+    images_ = to(random_uniform({options.batch_size, options.img_size, options.img_size, 3}, -2, 2, f32, cpu), device);
+    const Tensor noise = random_uniform({options.batch_size, options.img_size, options.img_size, 1}, 0, 1, f32, cpu);
+    masks_ = to(to(greater(noise, 0.5), f32), device);
+    network_.to(device, f32);
+    optimizer_ = std::make_unique<AdamW>(parameter_groups(network_, 1.0), AdamWOptions{.lr = 1e-5});
+  }
+
+  void train_step() {
+    network_.zero_grad();
+    const LossOutput loss = loss_(network_(images_), masks_);
+    backward(loss.total);
+    clip_gradient_norm(network_.parameters(), clip_norm_);
+    optimizer_->step();
+    result_ = loss.total;
+  }
+
+  void infer() {
+    const NoGrad no_grad;
+    result_ = sigmoid(network_(images_).logits);
+  }
+
+  CamoXpert& network() { return network_; }
+  /// One element of the last result: reading it waits for the device.
+  double value() const { return slice(reshape(result_, {-1}), 0, 0, 1).item(); }
+
+ private:
+  double clip_norm_;
+  CamoXpert network_;
+  Tensor images_, masks_, result_;
+  AdvancedCODLoss loss_;
+  std::unique_ptr<AdamW> optimizer_;
+};
+
+/// The value below which this share of the sorted times lies.
+double quantile(const std::vector<double>& sorted, double share) {
+  const double position = share * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<size_t>(position);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return std::lerp(sorted[below], sorted[above], position - static_cast<double>(below));
+}
+
+void run_bench(BenchOptions options) {
+  CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
+  CAMO_CHECK_CODE(usage, options.img_size >= 32, "--img-size: must be at least 32; got ", options.img_size);
+  CAMO_CHECK_CODE(usage, options.warmup >= 0, "--warmup: must not be negative; got ", options.warmup);
+  CAMO_CHECK_CODE(usage, options.steps >= 1, "--steps: must be at least 1; got ", options.steps);
+  const Device device = options.common.apply();
+  if (options.network.attention_heads == 0) options.network.attention_heads = usual_heads(options.network.backbone);
+  seed_everything(0);
+  Bench bench(options, device);
+  const bool training = options.what == "train-step";
+  bench.network().train(training);
+  const auto run = [&] { training ? bench.train_step() : bench.infer(); };
+
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  const Clock::time_point begin = Clock::now();
+  for (int i = 0; i < options.warmup; ++i) run();
+  if (options.warmup > 0) bench.value();
+  reset_peak_memory(device);
+  std::vector<double> milliseconds;
+  for (int i = 0; i < options.steps; ++i) {
+    const Clock::time_point start = Clock::now();
+    run();
+    bench.value();
+    milliseconds.push_back(1e3 * since(start));
+    if (options.max_time > 0 && since(begin) > options.max_time) break;
+  }
+  const double value = bench.value();
+  CAMO_CHECK_CODE(not_finite, std::isfinite(value), "bench: the result is ", value);
+  std::sort(milliseconds.begin(), milliseconds.end());
+  const double median = quantile(milliseconds, 0.5);
+  const double rate = 1e3 * static_cast<double>(options.batch_size) / median;
+  const int64_t peak = memory_stats(device).peak_bytes;
+  fmt::print("{} on {}: {}, {} experts, {} px, batch {}, {} threads\n", options.what, device.str(),
+             options.network.backbone, options.network.num_experts, options.img_size, options.batch_size,
+             num_threads());
+  fmt::print("median {:.2f} ms ({:.2f} to {:.2f}, {} runs after {})   {:.2f} images/s   peak memory {}\n", median,
+             milliseconds.front(), milliseconds.back(), milliseconds.size(), options.warmup, rate, format_bytes(peak));
+  const nlohmann::json row{{"bench", options.what},
+                           {"device", device.str()},
+                           {"backbone", options.network.backbone},
+                           {"experts", options.network.num_experts},
+                           {"img_size", options.img_size},
+                           {"batch_size", options.batch_size},
+                           {"threads", num_threads()},
+                           {"runs", milliseconds.size()},
+                           {"median_ms", median},
+                           {"min_ms", milliseconds.front()},
+                           {"quartile_1_ms", quantile(milliseconds, 0.25)},
+                           {"quartile_3_ms", quantile(milliseconds, 0.75)},
+                           {"max_ms", milliseconds.back()},
+                           {"images_per_second", rate},
+                           {"peak_bytes", peak},
+                           {"result", value}};
+  fmt::print("{}\n", row.dump());
+}
+
+}  // namespace
+
+Command add_bench_command(CLI::App& app) {
+  auto options = std::make_shared<BenchOptions>();
+  CLI::App* flags = app.add_subcommand("bench", "Time a training step or a forward pass on random pictures");
+  flags->add_option("what", options->what, "train-step or infer")
+      ->required()
+      ->check(CLI::IsMember({"train-step", "infer"}));
+  options->common.add_to(*flags);
+  const auto option = [&](const char* flag, auto& value, const char* text) {
+    flags->add_option(flag, value, text)->capture_default_str();
+  };
+  option("--backbone", options->network.backbone, "Of the network, as for train");
+  option("--num-experts", options->network.num_experts, "Experts per stage");
+  option("--attention-heads", options->network.attention_heads, "0: 8 where that divides the channels, else 4");
+  option("--dropout", options->network.dropout, "Probability of the dropouts");
+  flags->add_flag("--gradient-checkpointing", options->network.gradient_checkpointing, "Less memory for more time");
+  option("--batch-size", options->batch_size, "Pictures per step");
+  option("--img-size", options->img_size, "Side of the pictures");
+  option("--clip-norm", options->clip_norm, "Largest gradient norm");
+  option("--warmup", options->warmup, "Runs before those that count");
+  option("--steps", options->steps, "Runs that count");
+  option("--max-time", options->max_time, "Stop counting after so many seconds; 0: no limit");
+  return {flags, [options] { run_bench(*options); }};
+}
+
+}  // namespace camo::app
