@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/half.h"
 #include "core/parallel.h"
 
 namespace camo::detail {
@@ -19,9 +20,9 @@ namespace camo::detail {
 template <class T>
 struct SumReducer {
   using Acc = std::conditional_t<std::is_integral_v<T>, int64_t, double>;
-  static Acc identity() { return 0; }
+  CAMO_HOST_DEVICE static Acc identity() { return 0; }
   template <class A>
-  static A combine(A a, A b) {
+  CAMO_HOST_DEVICE static A combine(A a, A b) {
     return a + b;
   }
 };
@@ -30,21 +31,21 @@ struct SumReducer {
 template <class T>
 struct MaxReducer {
   using Acc = T;
-  static T identity() {
+  CAMO_HOST_DEVICE static T identity() {
     if constexpr (std::is_integral_v<T>) return std::numeric_limits<T>::lowest();
     else return -std::numeric_limits<T>::infinity();
   }
-  static T combine(T a, T b) { return b > a || b != b ? b : a; }
+  CAMO_HOST_DEVICE static T combine(T a, T b) { return b > a || b != b ? b : a; }
 };
 
 template <class T>
 struct MinReducer {
   using Acc = T;
-  static T identity() {
+  CAMO_HOST_DEVICE static T identity() {
     if constexpr (std::is_integral_v<T>) return std::numeric_limits<T>::max();
     else return std::numeric_limits<T>::infinity();
   }
-  static T combine(T a, T b) { return b < a || b != b ? b : a; }
+  CAMO_HOST_DEVICE static T combine(T a, T b) { return b < a || b != b ? b : a; }
 };
 
 template <class T>
