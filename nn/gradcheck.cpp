@@ -38,39 +38,37 @@ Shape index_of(int64_t flat, const Shape& shape) {
   return index;
 }
 
-double* address_of(const Tensor& x, int64_t flat) {
+/// Offset of an element in its storage.
+int64_t offset_of(const Tensor& x, int64_t flat) {
   const Shape index = index_of(flat, x.shape());
-  double* address = x.data<double>();
-  for (int axis = 0; axis < index.size(); ++axis) address += index[axis] * x.strides()[axis];
-  return address;
+  int64_t offset = x.offset();
+  for (int axis = 0; axis < index.size(); ++axis) offset += index[axis] * x.strides()[axis];
+  return offset;
 }
 
-/// Moves one element and puts it back at the end of its scope, also when the function throws.
+/// Moves one element and puts it back at the end of its scope, also when the function throws. Works on every device:
+/// setting an element is one small fill and waits for nothing.
 class Perturbation {
  public:
-  Perturbation(const Tensor& x, int64_t flat) : x_(x), address_(address_of(x, flat)), value_(*address_) {}
+  Perturbation(const Tensor& x, int64_t flat, double value)
+      : element_(make_view(x, {1}, {1}, offset_of(x, flat))), value_(value) {}
   ~Perturbation() { set(value_); }
   Perturbation(const Perturbation&) = delete;
   Perturbation& operator=(const Perturbation&) = delete;
 
   double value() const { return value_; }
-  void set(double value) const {
-    *address_ = value;
-    x_.storage()->bump_version();
-  }
+  void set(double value) const { fill(element_, value); }
 
  private:
-  const Tensor& x_;
-  double* address_;
+  Tensor element_;
   double value_;
 };
 
 void check_inputs(const std::vector<Checked>& checked) {
-  std::vector<std::pair<const double*, const Checked*>> elements;
+  std::vector<std::pair<const double*, const Checked*>> elements;  // addresses, which may be a device's
   for (const Checked& item : checked) {
-    CAMO_CHECK(item.leaf.device().is_cpu(), "gradcheck: inputs must be on the CPU; got ", item.label, " on ",
-               item.leaf.device());
-    for (int64_t i = 0; i < item.leaf.numel(); ++i) elements.emplace_back(address_of(item.leaf, i), &item);
+    const auto* start = static_cast<const double*>(item.leaf.storage()->data());
+    for (int64_t i = 0; i < item.leaf.numel(); ++i) elements.emplace_back(start + offset_of(item.leaf, i), &item);
   }
   std::sort(elements.begin(), elements.end());
   for (size_t i = 1; i < elements.size(); ++i) {
@@ -88,8 +86,8 @@ Tensor random_cotangent(const Tensor& output, uint64_t seed, uint64_t index) {
     const double magnitude = 0.5 + double{key.uniform(2 * i)};
     weights[i] = key.bits(2 * i + 1) & 0x80000000u ? -magnitude : magnitude;
   }
-  Tensor cotangent = empty(output.shape(), output.dtype());
-  copy_into(cotangent, from_vector(weights, output.shape()));
+  Tensor cotangent = empty(output.shape(), output.dtype(), output.device());
+  copy_into(cotangent, from_vector(weights, output.shape(), cpu));
   return cotangent;
 }
 
@@ -160,8 +158,9 @@ GradcheckResult compare_with_differences(const std::function<Tensors()>& run, co
   GradcheckResult result{.ok = true, .worst_error = 0, .message = {}};
   for (size_t k = 0; k < checked.size(); ++k) {
     const Tensor& leaf = checked[k].leaf;
+    const std::vector<double> values = leaf.to_vector<double>();
     for (int64_t i = 0; i < leaf.numel(); ++i) {
-      const Perturbation element(leaf, i);
+      const Perturbation element(leaf, i, values[static_cast<size_t>(i)]);
       const double upper = element.value() + options.step, lower = element.value() - options.step;
       element.set(upper);
       const auto above = projection.values(run());

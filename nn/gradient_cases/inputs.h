@@ -7,6 +7,7 @@
 
 #include "core/random.h"
 #include "core/tensor.h"
+#include "ops/elementwise.h"
 
 namespace camo::gradient_cases {
 
@@ -42,6 +43,11 @@ inline Tensor strided(const Tensor& x) {
   const Tensor view = make_view(empty({step + 1}, x.dtype()), x.shape(), strides, 1);
   copy_into(view, x);
   return view;
+}
+
+/// What a case needs besides its inputs, on the device of the input `x` and, if floating, in its dtype.
+inline Tensor beside(const Tensor& x, const Tensor& constant) {
+  return to(is_floating(constant.dtype()) ? to(constant, x.dtype()) : constant, x.device());
 }
 
 }  // namespace camo::gradient_cases

@@ -10,6 +10,7 @@ namespace camo {
 
 namespace {
 
+using gradient_cases::beside;
 using gradient_cases::draw;
 using gradient_cases::strided;
 
@@ -103,13 +104,17 @@ struct AttentionShapes {
 
 void add_attention_case(std::vector<GradientCase>& cases, const char* variant, const AttentionShapes& n,
                         const AttentionOptions& options = {}) {
-  cases.push_back(
-      {"scaled_dot_product_attention", variant,
-       [options](const Tensors& in) -> Tensors { return {scaled_dot_product_attention(in[0], in[1], in[2], options)}; },
-       [n] {
-         return Tensors{draw({n.batch, n.queries, n.heads, n.width}, 5), draw({n.batch, n.keys, n.heads, n.width}, 6),
-                        draw({n.batch, n.keys, n.heads, n.width}, 7)};
-       }});
+  cases.push_back({"scaled_dot_product_attention", variant,
+                   [options](const Tensors& in) -> Tensors {
+                     AttentionOptions here = options;
+                     if (here.mask.defined()) here.mask = beside(in[0], here.mask);
+                     return {scaled_dot_product_attention(in[0], in[1], in[2], here)};
+                   },
+                   [n] {
+                     return Tensors{draw({n.batch, n.queries, n.heads, n.width}, 5),
+                                    draw({n.batch, n.keys, n.heads, n.width}, 6),
+                                    draw({n.batch, n.keys, n.heads, n.width}, 7)};
+                   }});
 }
 
 void add_attention(std::vector<GradientCase>& cases) {

@@ -9,6 +9,7 @@ namespace camo {
 
 namespace {
 
+using gradient_cases::beside;
 using gradient_cases::draw;
 using gradient_cases::strided;
 
@@ -56,8 +57,8 @@ void add_batch_norm(std::vector<GradientCase>& cases) {
     // Fresh running statistics each time, so that every evaluation sees the same ones.
     const TensorFunction apply = [training](const Tensors& in) -> Tensors {
       const Shape channels{in[0].size(-1)};
-      return {batch_norm(in[0], in[1], in[2], draw(channels, 4), draw(channels, 5, 0.5, 1.5),
-                         {.training = training, .eps = 1e-3})};
+      return {batch_norm(in[0], in[1], in[2], beside(in[1], draw(channels, 4)),
+                         beside(in[1], draw(channels, 5, 0.5, 1.5)), {.training = training, .eps = 1e-3})};
     };
     const auto add = [&](const char* in_training, const char* in_evaluation, std::function<Tensors()> inputs) {
       cases.push_back({"batch_norm", training ? in_training : in_evaluation, apply, std::move(inputs)});
@@ -132,7 +133,7 @@ void add_losses(std::vector<GradientCase>& cases) {
       {"windowed_ssim_loss", [](const Tensor& x, const Tensor& t) { return windowed_ssim_loss(x, t, 5); }},
   };
   for (const auto& [op, loss] : losses) {
-    const auto to_target = [loss = loss](const Tensor& x) { return loss(x, draw(x.shape(), 21, 0, 1)); };
+    const auto to_target = [loss = loss](const Tensor& x) { return loss(x, beside(x, draw(x.shape(), 21, 0, 1))); };
     add_one_input(cases, op, "one pixel", {1, 1, 1, 1}, to_target);
     add_one_input(cases, op, "odd sizes", {1, 7, 5, 1}, to_target);
     add_one_input(cases, op, "images", {3, 4, 5, 1}, to_target);

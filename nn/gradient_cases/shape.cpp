@@ -142,22 +142,22 @@ void add_joins(CaseList& list) {
 }
 
 void add_indexing(CaseList& list) {
-  const Tensor pairs = index_of({2, 0, 1, 1, 2, 2}, {3, 2});
-  list.add("gather", "last axis", {3, 3}, [=](const Tensor& x) { return gather(x, 1, pairs); });
-  list.add("gather", "fewer rows", {4, 3}, [=](const Tensor& x) { return gather(x, -1, pairs); });
-  list.add("gather", "first axis", {3, 4}, [=](const Tensor& x) { return gather(x, 0, pairs); });
+  const auto pairs = [] { return index_of({2, 0, 1, 1, 2, 2}, {3, 2}); };
+  list.add("gather", "last axis", {3, 3}, [=](const Tensor& x) { return gather(x, 1, pairs()); });
+  list.add("gather", "fewer rows", {4, 3}, [=](const Tensor& x) { return gather(x, -1, pairs()); });
+  list.add("gather", "first axis", {3, 4}, [=](const Tensor& x) { return gather(x, 0, pairs()); });
   list.add("gather", "vector", {3}, [](const Tensor& x) { return gather(x, 0, index_of({1, 1, 0, 2, 1})); });
   list.add("gather", "nothing", {3, 2}, [](const Tensor& x) { return gather(x, 1, index_of({}, {3, 0})); });
-  list.add_strided("gather", {3, 3}, [=](const Tensor& x) { return gather(x, 1, pairs); });
+  list.add_strided("gather", {3, 3}, [=](const Tensor& x) { return gather(x, 1, pairs()); });
 
-  list.add("scatter_add", "last axis", {3, 2}, [=](const Tensor& x) { return scatter_add(x, 1, pairs, 4); });
-  list.add("scatter_add", "first axis", {3, 2}, [=](const Tensor& x) { return scatter_add(x, 0, pairs, 3); });
+  list.add("scatter_add", "last axis", {3, 2}, [=](const Tensor& x) { return scatter_add(x, 1, pairs(), 4); });
+  list.add("scatter_add", "first axis", {3, 2}, [=](const Tensor& x) { return scatter_add(x, 0, pairs(), 3); });
   list.add("scatter_add", "vector", {5}, [](const Tensor& x) {
     return scatter_add(x, 0, index_of({1, 1, 0, 2, 1}), 3);
   });
   list.add("scatter_add", "one element", {1}, [](const Tensor& x) { return scatter_add(x, 0, index_of({0}), 1); });
   list.add("scatter_add", "empty", {0}, [](const Tensor& x) { return scatter_add(x, 0, index_of({}), 2); });
-  list.add_strided("scatter_add", {3, 2}, [=](const Tensor& x) { return scatter_add(x, 1, pairs, 3); });
+  list.add_strided("scatter_add", {3, 2}, [=](const Tensor& x) { return scatter_add(x, 1, pairs(), 3); });
 
   list.add("index_select", "rows", {3, 5}, [](const Tensor& x) { return index_select(x, 0, index_of({2, 0, 2})); });
   list.add("index_select", "last axis", {3, 5}, [](const Tensor& x) { return index_select(x, -1, index_of({4, 1})); });
