@@ -9,7 +9,8 @@
 //
 // Saves x and weight. Sums in the element type. Implementations on the CPU: the plain loops below (the oracle); a
 // matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 problems; for other
-// problems with one group, a matrix product over gathered windows.
+// problems with one group, a matrix product over gathered windows. On CUDA (ops/cuda/conv.h): kernels for depthwise
+// problems, cuDNN, and plain kernels for what it has no engine for; 16-bit types sum in f32.
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"
@@ -20,6 +21,9 @@
 #include "ops/matmul.h"
 #include "ops/reduce.h"
 #include "ops/shape_ops.h"
+#ifdef CAMO_WITH_CUDA
+#include "ops/cuda/conv.h"
+#endif
 
 namespace camo {
 
@@ -133,9 +137,12 @@ Method choose_method(const ConvProblem& p, [[maybe_unused]] DType dtype, Pass pa
 }
 
 Tensor forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+#ifdef CAMO_WITH_CUDA
+  if (x.is_cuda()) return cuda::conv_forward(p, x, weight, bias);
+#endif
   const Method method = choose_method(p, x.dtype(), Pass::forward);
   if (method == Method::im2col) return detail::im2col_forward(p, x, weight, bias);
-  Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype());
+  Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype(), cpu);
   dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
     const T* bias_data = bias.defined() ? bias.data<T>() : nullptr;
 #ifdef CAMO_WITH_ONEDNN
@@ -152,10 +159,13 @@ Tensor forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, cons
 }
 
 Tensor backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight) {
+#ifdef CAMO_WITH_CUDA
+  if (dy.is_cuda()) return cuda::conv_backward_data(p, dy, weight);
+#endif
   const Method method = choose_method(p, dy.dtype(), Pass::backward_data);
   if (method == Method::im2col) return detail::im2col_backward_data(p, dy, weight);
   const Shape shape{p.n, p.h, p.w, p.c};
-  Tensor dx = method == Method::plain ? zeros(shape, dy.dtype()) : empty(shape, dy.dtype());
+  Tensor dx = method == Method::plain ? zeros(shape, dy.dtype(), cpu) : empty(shape, dy.dtype(), cpu);
   dispatch_floating(dy.dtype(), "conv2d", [&]<class T>() {
 #ifdef CAMO_WITH_ONEDNN
     if constexpr (std::is_same_v<T, float>) {
@@ -175,6 +185,12 @@ struct WeightGradients {
 };
 
 WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy, bool with_bias) {
+#ifdef CAMO_WITH_CUDA
+  if (x.is_cuda()) {
+    const auto [dweight, dbias] = cuda::conv_backward_weight(p, x, dy, with_bias);
+    return {dweight, dbias};
+  }
+#endif
   const Method method = choose_method(p, x.dtype(), Pass::backward_weight);
   WeightGradients gradients;
   if (with_bias && method != Method::onednn) gradients.bias = sum(dy, {0, 1, 2});
@@ -183,8 +199,8 @@ WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Ten
     return gradients;
   }
   const Shape shape{p.o, p.kh, p.kw, p.inputs_per_group()};
-  gradients.weight = method == Method::plain ? zeros(shape, x.dtype()) : empty(shape, x.dtype());
-  if (with_bias && method == Method::onednn) gradients.bias = empty({p.o}, x.dtype());
+  gradients.weight = method == Method::plain ? zeros(shape, x.dtype(), cpu) : empty(shape, x.dtype(), cpu);
+  if (with_bias && method == Method::onednn) gradients.bias = empty({p.o}, x.dtype(), cpu);
   dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
 #ifdef CAMO_WITH_ONEDNN
     if constexpr (std::is_same_v<T, float>) {
@@ -271,13 +287,26 @@ ConvProblem checked_problem(const Tensor& x, const Tensor& weight, const Tensor&
           .groups = groups};
 }
 
+#ifdef CAMO_WITH_CUDA
+/// Windows that do not overlap: y is the matrix product of the windows, each a row, and the weight.
+Tensor patches(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  const Tensor used = slice(slice(x, 1, 0, p.oh * p.kh), 2, 0, p.ow * p.kw);  // the rest of the map is not read
+  const Tensor windows = permute(reshape(used, {p.n, p.oh, p.kh, p.ow, p.kw, p.c}), {0, 1, 3, 2, 4, 5});
+  const int64_t length = p.kh * p.kw * p.c;
+  return linear(reshape(windows, {p.n, p.oh, p.ow, length}), reshape(weight, {p.o, length}), bias);
+}
+#endif
+
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options) {
   const ConvProblem problem = checked_problem(x, weight, bias, options);
-  if (problem.is_pointwise() && cpu_kernels() == CpuKernels::fast) {
+  if (problem.is_pointwise() && (x.is_cuda() || cpu_kernels() == CpuKernels::fast)) {
     return linear(x, reshape(weight, {problem.o, problem.c}), bias);
   }
+#ifdef CAMO_WITH_CUDA
+  if (x.is_cuda() && cuda::chooses_patches(problem)) return patches(problem, x, weight, bias);
+#endif
   const Tensor xc = contiguous(x.detach()), wc = contiguous(weight.detach());
   const Tensor y = forward(problem, xc, wc, bias.defined() ? contiguous(bias.detach()) : bias);
   const Tensors inputs = bias.defined() ? Tensors{x, weight, bias} : Tensors{x, weight};

@@ -1,9 +1,10 @@
 // Pools of [N, H, W, C].
 //
-//   avg_pool2d:          y = sum of the window / (KH * KW), padding counting as zeros; dx = dy / (KH * KW) to each
-//   element adaptive_avg_pool2d: y = mean of the window;                                       dx = dy / size to each
-//   element max_pool2d:          y = largest of the window, NaN counting as largest;           dx = dy to the first
-//   largest global_avg_pool2d, global_max_pool2d: the same with one window, the whole map
+//   avg_pool2d           y = sum of the window / (KH * KW), padding counting as zeros
+//                        dx = dy / (KH * KW) to each element of the window
+//   adaptive_avg_pool2d  y = mean of the window; dx = dy / size to each element
+//   max_pool2d           y = largest of the window, NaN counting as largest; dx = dy to the first largest
+//   global_avg_pool2d, global_max_pool2d: the same with one window, the whole map
 //
 // Means save nothing; maxima save the position (iy * W + ix, i64) of each result. Sums in the element type, of the
 // global mean in blocks that do not depend on the number of threads.
@@ -15,6 +16,9 @@
 #include "ops/detail/separable.h"
 #include "ops/pool.h"
 #include "ops/shape_ops.h"
+#ifdef CAMO_WITH_CUDA
+#include "ops/cuda/max_pool.h"
+#endif
 
 namespace camo {
 
@@ -100,7 +104,7 @@ struct GlobalAvgPool2dNode final : Node {
 
   Tensors backward(const Tensors& dy_in) override {
     const Tensor dy = contiguous(dy_in[0]);
-    const Tensor dx = empty(shape, dy.dtype());
+    const Tensor dx = empty(shape, dy.dtype(), cpu);
     const int64_t pixels = shape[1] * shape[2], channels = shape[3];
     dispatch_floating(dy.dtype(), "global_avg_pool2d", [&]<class T>() {
       const T* from = dy.data<T>();
@@ -122,13 +126,21 @@ struct GlobalAvgPool2dNode final : Node {
 
 // Adds each dy to the position in its image that it came from. One image a thread: windows may overlap.
 struct MaxPoolNode final : Node {
-  MaxPoolNode(const char* op, const Shape& s) : Node(op), shape(s) {}
+  MaxPoolNode(const char* op, const Shape& s, const Pool2dOptions& o) : Node(op), shape(s), options(o) {}
   Shape shape;
+  Pool2dOptions options;
   Saved positions{this, "positions"};  // [N, results, C]
 
   Tensors backward(const Tensors& dy_in) override {
     const Tensor dy = contiguous(dy_in[0]);
-    const Tensor dx = zeros(shape, dy.dtype());
+#ifdef CAMO_WITH_CUDA
+    if (dy.is_cuda()) {
+      const Tensor gathered = empty(shape, dy.dtype(), dy.device());
+      cuda::max_pool_backward(dy, *positions, options, gathered);
+      return {gathered};
+    }
+#endif
+    const Tensor dx = zeros(shape, dy.dtype(), cpu);
     const int64_t channels = shape[3], image_size = shape[1] * shape[2] * channels;
     if (dy.numel() == 0) return {dx};
     const int64_t results = dy.numel() / shape[0];
@@ -221,8 +233,9 @@ void max_pixels(const T* x, T* y, int64_t* positions, int64_t images, int64_t pi
   }
 }
 
-Tensor record_max_pool(const char* op, const Tensor& x, const Tensor& y, const Tensor& positions) {
-  if (auto* node = record<MaxPoolNode>(y, {x}, op, x.shape())) node->positions = positions;
+Tensor record_max_pool(const char* op, const Tensor& x, const Tensor& y, const Tensor& positions,
+                       const Pool2dOptions& options) {
+  if (auto* node = record<MaxPoolNode>(y, {x}, op, x.shape(), options)) node->positions = positions;
   return y;
 }
 
@@ -250,18 +263,29 @@ Tensor max_pool2d(const Tensor& x, const Pool2dOptions& options) {
     int64_t& extent = shape[static_cast<int>(axis) + 1];
     extent = (extent + 2 * checked.padding[axis] - checked.kernel[axis]) / checked.stride[axis] + 1;
   }
-  const Tensor y = empty(shape, x.dtype()), positions = empty(shape, i64);
+  const Tensor y = empty(shape, x.dtype(), x.device()), positions = empty(shape, i64, x.device());
+#ifdef CAMO_WITH_CUDA
+  if (x.is_cuda()) {
+    cuda::max_pool(xc, checked, y, positions);
+    return record_max_pool("max_pool2d", x, y, positions, checked);
+  }
+#endif
   dispatch_floating(x.dtype(), "max_pool2d", [&]<class T>() {
     max_windows(xc.data<T>(), xc.shape(), shape, checked, y.data<T>(), positions.data<int64_t>());
   });
-  return record_max_pool("max_pool2d", x, y, positions);
+  return record_max_pool("max_pool2d", x, y, positions, checked);
 }
 
 Tensor global_avg_pool2d(const Tensor& x) {
   check_not_empty(x, "global_avg_pool2d");
+  if (x.is_cuda()) {
+    return reshape(
+        mean_pool("global_avg_pool2d", x, detail::adaptive_taps(x.size(1), 1), detail::adaptive_taps(x.size(2), 1)),
+        {x.size(0), x.size(3)});
+  }
   const Tensor xc = contiguous(x.detach());
   const int64_t pixels = x.size(1) * x.size(2);
-  const Tensor y = empty({x.size(0), x.size(3)}, x.dtype());
+  const Tensor y = empty({x.size(0), x.size(3)}, x.dtype(), cpu);
   dispatch_floating(x.dtype(), "global_avg_pool2d", [&]<class T>() {
     sum_pixels(xc.data<T>(), y.data<T>(), x.size(0), pixels, x.size(3), T(1) / static_cast<T>(pixels));
   });
@@ -272,11 +296,19 @@ Tensor global_avg_pool2d(const Tensor& x) {
 Tensor global_max_pool2d(const Tensor& x) {
   check_not_empty(x, "global_max_pool2d");
   const Tensor xc = contiguous(x.detach());
-  const Tensor y = empty({x.size(0), x.size(3)}, x.dtype()), positions = empty({x.size(0), x.size(3)}, i64);
+  const Shape shape{x.size(0), x.size(3)};
+  const Tensor y = empty(shape, x.dtype(), x.device()), positions = empty(shape, i64, x.device());
+  const Pool2dOptions whole{.kernel = {x.size(1), x.size(2)}, .stride = {x.size(1), x.size(2)}};
+#ifdef CAMO_WITH_CUDA
+  if (x.is_cuda()) {
+    cuda::global_max_pool(xc, y, positions);
+    return record_max_pool("global_max_pool2d", x, y, positions, whole);
+  }
+#endif
   dispatch_floating(x.dtype(), "global_max_pool2d", [&]<class T>() {
     max_pixels(xc.data<T>(), y.data<T>(), positions.data<int64_t>(), x.size(0), x.size(1) * x.size(2), x.size(3));
   });
-  return record_max_pool("global_max_pool2d", x, y, positions);
+  return record_max_pool("global_max_pool2d", x, y, positions, whole);
 }
 
 }  // namespace camo

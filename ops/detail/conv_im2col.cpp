@@ -75,10 +75,10 @@ Tensor im2col_forward(const ConvProblem& p, const Tensor& x, const Tensor& weigh
   const NoGrad no_grad;
   const int64_t window = p.kh * p.kw * p.c, step = rows_per_chunk(p);
   const Tensor matrix = view_at(weight, 0, {p.o, window});
-  Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype());
+  Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype(), cpu);
   for (int64_t first = 0; first < p.n * p.oh; first += step) {
     const int64_t rows = std::min(step, p.n * p.oh - first);
-    const Tensor columns = empty({rows * p.ow, window}, x.dtype());
+    const Tensor columns = empty({rows * p.ow, window}, x.dtype(), cpu);
     dispatch_floating(x.dtype(), "conv2d",
                       [&]<class T>() { gather_windows(p, x.data<T>(), first, rows, columns.data<T>()); });
     copy_into(view_at(y, first * p.ow * p.o, {rows * p.ow, p.o}), linear(columns, matrix, bias));
@@ -90,7 +90,7 @@ Tensor im2col_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor
   const NoGrad no_grad;
   const int64_t window = p.kh * p.kw * p.c, step = rows_per_chunk(p);
   const Tensor matrix = view_at(weight, 0, {p.o, window});
-  Tensor dx = zeros({p.n, p.h, p.w, p.c}, dy.dtype());
+  Tensor dx = zeros({p.n, p.h, p.w, p.c}, dy.dtype(), cpu);
   for (int64_t image = 0; image < p.n; ++image) {
     for (int64_t oy = 0; oy < p.oh; oy += step) {
       const int64_t rows = std::min(step, p.oh - oy), first = image * p.oh + oy;
@@ -108,7 +108,7 @@ Tensor im2col_backward_weight(const ConvProblem& p, const Tensor& x, const Tenso
   Tensor dweight;
   for (int64_t first = 0; first < p.n * p.oh; first += step) {
     const int64_t rows = std::min(step, p.n * p.oh - first);
-    const Tensor columns = empty({rows * p.ow, window}, x.dtype());
+    const Tensor columns = empty({rows * p.ow, window}, x.dtype(), cpu);
     dispatch_floating(x.dtype(), "conv2d",
                       [&]<class T>() { gather_windows(p, x.data<T>(), first, rows, columns.data<T>()); });
     const Tensor part = matmul(transpose(view_at(dy, first * p.ow * p.o, {rows * p.ow, p.o}), 0, 1), columns);

@@ -6,6 +6,9 @@
 #include <numeric>
 
 #include "core/parallel.h"
+#ifdef CAMO_WITH_CUDA
+#include "ops/cuda/separable.h"
+#endif
 
 namespace camo::detail {
 
@@ -179,8 +182,11 @@ void map_rows_and_columns(const T* x, T* y, int64_t images, int64_t channels, co
 }  // namespace
 
 Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op) {
+#ifdef CAMO_WITH_CUDA
+  if (x.is_cuda()) return cuda::separable_map(x, rows, columns, op);
+#endif
   const int64_t images = x.size(0), channels = x.size(3);
-  Tensor y = empty({images, rows.outputs(), columns.outputs(), channels}, x.dtype());
+  Tensor y = empty({images, rows.outputs(), columns.outputs(), channels}, x.dtype(), cpu);
   dispatch_floating(x.dtype(), op, [&]<class T>() {
     if (y.numel() > 0) map_rows_and_columns(x.data<T>(), y.data<T>(), images, channels, rows, columns);
   });

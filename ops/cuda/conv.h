@@ -1,0 +1,23 @@
+// The convolution passes on CUDA: depthwise kernels, cuDNN, or the kernels for any problem.
+#pragma once
+
+#include "core/tensor.h"
+#include "ops/detail/conv_problem.h"
+
+namespace camo::cuda {
+
+// Contiguous tensors on one device. `bias` may be undefined.
+Tensor conv_forward(const detail::ConvProblem& problem, const Tensor& x, const Tensor& weight, const Tensor& bias);
+Tensor conv_backward_data(const detail::ConvProblem& problem, const Tensor& dy, const Tensor& weight);
+
+struct ConvWeightGradients {
+  Tensor weight, bias;
+};
+/// The gradient of the bias, where wanted, is computed together with the weight's.
+ConvWeightGradients conv_backward_weight(const detail::ConvProblem& problem, const Tensor& x, const Tensor& dy,
+                                         bool with_bias);
+
+/// Whether conv2d should permute the windows and multiply matrices: they do not overlap, and somebody chose so.
+bool chooses_patches(const detail::ConvProblem& problem);
+
+}  // namespace camo::cuda
