@@ -113,7 +113,7 @@ SafeTensors read_safetensors(const std::filesystem::path& path) {
   content.metadata = std::move(header.metadata);
   content.tensors.reserve(header.entries.size());
   for (detail::SafeTensorsEntry& entry : header.entries) {
-    Tensor tensor = empty(entry.shape, entry.dtype);
+    Tensor tensor = empty(entry.shape, entry.dtype, cpu);
     file.read(tensor.raw_data(), entry.end - entry.begin, data_start + entry.begin);
     if (entry.dtype == boolean) check_bools(tensor, entry.name, file.name());
     content.tensors.emplace_back(std::move(entry.name), std::move(tensor));

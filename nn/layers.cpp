@@ -50,7 +50,7 @@ BatchNorm2d::BatchNorm2d(int64_t channels, double eps, double momentum) : eps_(e
   bias_ = param("bias", zeros({channels}));
   running_mean_ = buffer("running_mean", zeros({channels}));
   running_var_ = buffer("running_var", ones({channels}));
-  num_batches_tracked_ = buffer("num_batches_tracked", zeros({}, i64));
+  num_batches_tracked_ = buffer("num_batches_tracked", zeros({}, i64, cpu));
 }
 
 Tensor BatchNorm2d::operator()(const Tensor& x) const {

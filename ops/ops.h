@@ -5,6 +5,7 @@
 #include "ops/conv2d.h"
 #include "ops/dropout.h"
 #include "ops/elementwise.h"
+#include "ops/expert_rows.h"
 #include "ops/losses.h"
 #include "ops/matmul.h"
 #include "ops/normalization.h"

@@ -58,44 +58,39 @@ RoutingReport MoELayer::report(const Tensor& indices, const Tensor& weights) con
   return routing;
 }
 
-Tensor MoELayer::run_expert(size_t expert, const Tensor& x) const {
-  const Expert& module = *experts_[expert];
-  if (!checkpointing_ || !grad_enabled()) return module(x);
-  return checkpoint([&module](const Tensors& in) { return module(in[0]); }, {x});
+Tensor MoELayer::run_expert(const Expert& expert, const Tensor& x) const {
+  if (!checkpointing_ || !grad_enabled()) return expert(x);
+  return checkpoint([&expert](const Tensors& in) { return expert(in[0]); }, {x});
 }
 
 MoEOutput MoELayer::operator()(const Tensor& x) const {
-  const int64_t batch = x.size(0);
   const Tensor logits = gate_(x);
   const TopK top = top_k(logits, chosen_per_image_);
   const Tensor weights = softmax(top.values, -1);  // [N, k]
-  const Tensor flat_weights = reshape(weights, {batch * chosen_per_image_});
   MoEOutput out{.y = {}, .gate_logits = logits.detach(), .routing = report(top.indices, weights)};
 
-  for (size_t e = 0; e < experts_.size(); ++e) {
-    std::vector<int64_t> images, slots;  // slots: positions in flat_weights
-    for (int64_t b = 0; b < batch; ++b) {
-      const std::vector<int64_t>& row = out.routing.chosen[static_cast<size_t>(b)];
-      const auto found = std::find(row.begin(), row.end(), static_cast<int64_t>(e));
-      if (found == row.end()) continue;
-      images.push_back(b);
-      slots.push_back(b * chosen_per_image_ + (found - row.begin()));
-    }
-    if (images.empty()) continue;
-    const int64_t count = static_cast<int64_t>(images.size());
-    const Tensor slot_index = from_vector(slots, {count}, x.device());
-    const Tensor column = reshape(index_select(flat_weights, 0, slot_index), {count, 1, 1, 1});
-    if (count == batch) {
-      const Tensor y = run_expert(e, x) * column;
-      out.y = out.y.defined() ? out.y + y : y;
-    } else {
-      const Tensor image_index = from_vector(images, {count}, x.device());
-      const Tensor y = run_expert(e, index_select(x, 0, image_index)) * column;
-      if (!out.y.defined()) out.y = zeros(x.shape(), y.dtype(), x.device());
-      out.y = index_add(out.y, 0, image_index, y);
-    }
+  // The images of each expert in order; an expert that no image chose is no part.
+  std::vector<int64_t> sizes(experts_.size()), part_of(experts_.size(), -1), part_sizes;
+  std::vector<const Expert*> part_experts;
+  std::vector<RowPlace> places;  // `part` is the expert until the parts are numbered
+  for (const std::vector<int64_t>& chosen : out.routing.chosen) {
+    for (const int64_t expert : chosen) places.push_back({expert, sizes[static_cast<size_t>(expert)]++});
   }
-  if (!out.y.defined()) out.y = zeros_like(x);
+  for (size_t e = 0; e < experts_.size(); ++e) {
+    if (sizes[e] == 0) continue;
+    part_of[e] = static_cast<int64_t>(part_sizes.size());
+    part_sizes.push_back(sizes[e]);
+    part_experts.push_back(experts_[e]);
+  }
+  for (RowPlace& place : places) place.part = part_of[static_cast<size_t>(place.part)];
+  if (places.empty()) {
+    out.y = zeros_like(x);
+    return out;
+  }
+
+  Tensors parts = dispatch_rows(x, places, part_sizes);
+  for (size_t p = 0; p < parts.size(); ++p) parts[p] = run_expert(*part_experts[p], parts[p]);
+  out.y = combine_rows(parts, places, camo::to(weights, parts.front().dtype()));
   return out;
 }
 

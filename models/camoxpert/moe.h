@@ -41,7 +41,7 @@ class MoELayer : public Module {
 
  private:
   RoutingReport report(const Tensor& indices, const Tensor& weights) const;
-  Tensor run_expert(size_t expert, const Tensor& x) const;
+  Tensor run_expert(const Expert& expert, const Tensor& x) const;
 
   int64_t chosen_per_image_;
   bool checkpointing_ = false;

@@ -81,7 +81,7 @@ Tensor fourier_encoding(int64_t height, int64_t width, DType dtype, Device devic
       write_half(x, width);
     }
   }
-  return to(to(from_vector(values, {1, height, width, 2 * kFrequencies}), dtype), device);
+  return to(to(from_vector(values, {1, height, width, 2 * kFrequencies}, cpu), dtype), device);
 }
 
 FourierPositions::FourierPositions(int64_t channels)

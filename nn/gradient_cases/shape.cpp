@@ -1,6 +1,7 @@
 #include "nn/gradcheck.h"
 #include "nn/gradient_cases/inputs.h"
 #include "ops/elementwise.h"
+#include "ops/expert_rows.h"
 #include "ops/shape_ops.h"
 
 namespace camo {
@@ -183,6 +184,53 @@ void add_indexing(CaseList& list) {
   });
 }
 
+/// Two slots an image; images choose among the parts as the experts of a mixture are chosen.
+std::vector<RowPlace> places_of(int64_t images) {
+  const std::vector<RowPlace> all{{0, 0}, {2, 0}, {1, 0}, {0, 1}, {2, 1}, {0, 2}};
+  return {all.begin(), all.begin() + 2 * images};
+}
+
+void add_expert_rows(CaseList& list) {
+  const auto dispatch = [](int64_t images, std::vector<int64_t> sizes) -> TensorFunction {
+    return [=](const Tensors& in) { return dispatch_rows(in[0], places_of(images), sizes); };
+  };
+  const auto x = [](const Shape& shape) { return [shape] { return Tensors{draw(shape, 18)}; }; };
+  list.add_many("dispatch_rows", "three images", dispatch(3, {3, 1, 2}), x({3, 2, 3, 1}));
+  list.add_many("dispatch_rows", "one image", dispatch(1, {1, 0, 1}), x({1, 5}));
+  list.add_many("dispatch_rows", "two images", dispatch(2, {2, 1, 1}), x({2, 4}));
+  list.add_many("dispatch_rows", "vector", dispatch(3, {3, 1, 2}), x({3}));
+  list.add_many("dispatch_rows", "empty rows", dispatch(3, {3, 1, 2}), x({3, 0}));
+  list.add_many("dispatch_rows", "no images", dispatch(0, {0, 0}), x({0, 3}));
+  list.add_many("dispatch_rows", "strided", dispatch(3, {3, 1, 2}), [] { return Tensors{strided(draw({3, 4}, 18))}; });
+
+  const auto combine = [](int64_t images) -> TensorFunction {
+    return [=](const Tensors& in) -> Tensors {
+      return {combine_rows({in.begin(), in.end() - 1}, places_of(images), in.back())};
+    };
+  };
+  const auto parts = [](const Shape& row, const std::vector<int64_t>& sizes, int64_t images) {
+    return [=] {
+      Tensors inputs;
+      for (const int64_t size : sizes) {
+        Shape shape = row;
+        shape.insert(0, size);
+        inputs.push_back(draw(shape, 19 + inputs.size()));
+      }
+      inputs.push_back(draw({images, 2}, 23));
+      return inputs;
+    };
+  };
+  list.add_many("combine_rows", "three images", combine(3), parts({2, 3, 1}, {3, 1, 2}, 3));
+  list.add_many("combine_rows", "one image", combine(1), parts({5}, {1, 0, 1}, 1));
+  list.add_many("combine_rows", "two images", combine(2), parts({4}, {2, 1, 1}, 2));
+  list.add_many("combine_rows", "vector", combine(3), parts({}, {3, 1, 2}, 3));
+  list.add_many("combine_rows", "empty rows", combine(3), parts({0}, {3, 1, 2}, 3));
+  list.add_many("combine_rows", "no images", combine(0), parts({3}, {0, 0}, 0));
+  list.add_many("combine_rows", "strided", combine(2), [] {
+    return Tensors{strided(draw({2, 3}, 19)), draw({1, 3}, 20), draw({1, 3}, 21), strided(draw({2, 2}, 23))};
+  });
+}
+
 void add_top_k(CaseList& list) {
   const auto add = [&](const char* variant, const Shape& shape, int64_t k, bool with_gaps = false) {
     list.cases.push_back({"top_k", variant, [k](const Tensors& in) -> Tensors { return {top_k(in[0], k).values}; },
@@ -208,6 +256,7 @@ std::vector<GradientCase> shape_gradient_cases() {
   add_parts(list);
   add_joins(list);
   add_indexing(list);
+  add_expert_rows(list);
   add_top_k(list);
   return std::move(list.cases);
 }

@@ -5,12 +5,16 @@
 //   v  = beta2 * v + (1 - beta2) * g^2
 //   p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 //
-// One pass over memory a parameter. The factors are computed in double and rounded to the parameter's dtype once.
+// One pass over memory a parameter; on CUDA one kernel for several hundred parameters. The factors are computed in
+// double and rounded to the parameter's dtype once.
 #include <cmath>
 #include <unordered_set>
 
 #include "core/parallel.h"
 #include "nn/optim/adamw.h"
+#ifdef __CUDACC__
+#include "nn/optim/multi_tensor.cuh"
+#endif
 
 namespace camo {
 namespace {
@@ -21,6 +25,7 @@ template <class T>
 struct AdamWFactors {
   T decay, beta1_rest, beta2, beta2_rest, step_size, bias2_root, eps;
 
+  AdamWFactors() = default;
   AdamWFactors(const AdamWOptions& options, double lr, int64_t step)
       : decay(static_cast<T>(1 - lr * options.weight_decay)),
         beta1_rest(static_cast<T>(1 - options.beta1)),
@@ -31,19 +36,57 @@ struct AdamWFactors {
         eps(static_cast<T>(options.eps)) {}
 };
 
+/// p, m and v after the step, from their values before.
+template <class T>
+CAMO_HOST_DEVICE inline void adamw_element(T& p, T gradient, T& m, T& v, const AdamWFactors<T>& f) {
+  m += f.beta1_rest * (gradient - m);
+  v = v * f.beta2 + f.beta2_rest * gradient * gradient;
+  p = p * f.decay - f.step_size * (m / (std::sqrt(v) / f.bias2_root + f.eps));
+}
+
 template <class T>
 void adamw_cpu(T* p, const T* g, T* m, T* v, int64_t n, const AdamWFactors<T>& f) {
   parallel_for(n, kGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const T gradient = g[i];
-      const T mean = m[i] + f.beta1_rest * (gradient - m[i]);
-      const T square = v[i] * f.beta2 + f.beta2_rest * gradient * gradient;
-      m[i] = mean;
-      v[i] = square;
-      p[i] = p[i] * f.decay - f.step_size * (mean / (std::sqrt(square) / f.bias2_root + f.eps));
-    }
+    for (int64_t i = begin; i < end; ++i) adamw_element(p[i], g[i], m[i], v[i], f);
   });
+}
+
+#ifdef __CUDACC__
+template <class T>
+using AdamWItem = cuda::MultiTensorItem<4, AdamWFactors<T>>;  // p, g, m, v
+
+template <class T>
+struct AdamWChunk {
+  const double* guard;
+
+  struct Body {
+    const AdamWItem<T>& item;
+    template <int N>
+    __device__ void operator()(int64_t i) const {
+      using Pack = cuda::Pack<T, N>;
+      auto* const at_p = reinterpret_cast<Pack*>(static_cast<T*>(item.pointers[0]) + i);
+      auto* const at_m = reinterpret_cast<Pack*>(static_cast<T*>(item.pointers[2]) + i);
+      auto* const at_v = reinterpret_cast<Pack*>(static_cast<T*>(item.pointers[3]) + i);
+      const Pack g = *reinterpret_cast<const Pack*>(static_cast<const T*>(item.pointers[1]) + i);
+      Pack p = *at_p, m = *at_m, v = *at_v;
+#pragma unroll
+      for (int k = 0; k < N; ++k) adamw_element(p.values[k], g.values[k], m.values[k], v.values[k], item.extra);
+      *at_p = p;
+      *at_m = m;
+      *at_v = v;
+    }
+  };
+
+  __device__ void operator()(const AdamWItem<T>& item, int64_t begin, int64_t end, uint32_t) const {
+    if (guard != nullptr && !isfinite(*guard)) return;
+    cuda::for_each_pack<T>(item, begin, end, Body{item});
+  }
+};
+#endif
+
+Tensor dense_gradient(const Tensor& parameter) {
+  return parameter.grad().is_contiguous() ? parameter.grad() : clone(parameter.grad());
 }
 
 }  // namespace
@@ -69,19 +112,27 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options)
   }
 }
 
-void AdamW::step() {
+AdamW::State& AdamW::advance(size_t group, size_t index) {
+  State& state = states_[group][index];
+  if (!state.exp_avg.defined()) {
+    const Tensor& parameter = groups_[group].parameters[index].tensor;
+    state.exp_avg = zeros_like(parameter);
+    state.exp_avg_sq = zeros_like(parameter);
+  }
+  ++state.step;
+  return state;
+}
+
+void AdamW::step_cpu(const Tensor& guard) {
+  const bool frozen = guard.defined() && !std::isfinite(guard.item());
   for (size_t g = 0; g < groups_.size(); ++g) {
     const double lr = options_.lr * groups_[g].lr_scale;
     for (size_t i = 0; i < states_[g].size(); ++i) {
       const Tensor& parameter = groups_[g].parameters[i].tensor;
-      if (!parameter.grad().defined()) continue;
-      const Tensor gradient = parameter.grad().is_contiguous() ? parameter.grad() : clone(parameter.grad());
-      State& state = states_[g][i];
-      if (!state.exp_avg.defined()) {
-        state.exp_avg = zeros_like(parameter);
-        state.exp_avg_sq = zeros_like(parameter);
-      }
-      ++state.step;
+      if (parameter.is_cuda() || !parameter.grad().defined()) continue;
+      const Tensor gradient = dense_gradient(parameter);
+      State& state = advance(g, i);
+      if (frozen) continue;
       dispatch_floating(parameter.dtype(), "AdamW", [&]<class T>() {
         adamw_cpu(parameter.data<T>(), gradient.data<T>(), state.exp_avg.data<T>(), state.exp_avg_sq.data<T>(),
                   parameter.numel(), AdamWFactors<T>(options_, lr, state.step));
@@ -89,6 +140,53 @@ void AdamW::step() {
       parameter.storage()->bump_version();
     }
   }
+}
+
+void AdamW::step_cuda([[maybe_unused]] const Tensor& guard) {
+#ifdef __CUDACC__
+  std::vector<AdamWItem<float>> single;
+  std::vector<AdamWItem<double>> precise;
+  Tensors gradients;  // alive until the launch
+  Device device;
+  const auto add = [&]<class T>(std::vector<AdamWItem<T>>& items, const Tensor& parameter, const Tensor& gradient,
+                                const State& state, double lr) {
+    items.push_back({{parameter.raw_data(), gradient.raw_data(), state.exp_avg.raw_data(), state.exp_avg_sq.raw_data()},
+                     parameter.numel(),
+                     AdamWFactors<T>(options_, lr, state.step)});
+  };
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const double lr = options_.lr * groups_[g].lr_scale;
+    for (size_t i = 0; i < states_[g].size(); ++i) {
+      const Tensor& parameter = groups_[g].parameters[i].tensor;
+      if (!parameter.is_cuda() || !parameter.grad().defined()) continue;
+      CAMO_CHECK(gradients.empty() || parameter.device() == device, "AdamW: parameters must lie on one GPU; got ",
+                 parameter.device(), " and ", device);
+      device = parameter.device();
+      gradients.push_back(dense_gradient(parameter));
+      const State& state = advance(g, i);
+      if (parameter.dtype() == f32) add(single, parameter, gradients.back(), state, lr);
+      else add(precise, parameter, gradients.back(), state, lr);
+      parameter.storage()->bump_version();
+    }
+  }
+  if (gradients.empty()) return;
+  CAMO_CHECK(!guard.defined() || guard.device() == device, "AdamW: the guard must be on ", device, "; got ",
+             guard.device());
+  const double* const flag = guard.defined() ? guard.data<double>() : nullptr;
+  cuda::for_each_chunk(device, single, "adamw", AdamWChunk<float>{flag});
+  cuda::for_each_chunk(device, precise, "adamw", AdamWChunk<double>{flag});
+#endif
+}
+
+void AdamW::step(const Tensor& guard) {
+  CAMO_CHECK(!guard.defined() || (guard.numel() == 1 && guard.dtype() == f64),
+             "AdamW: the guard must be one f64 element; got ", guard.dtype(), " ", guard.shape());
+  bool any_cpu = false, any_cuda = false;
+  for (const ParameterGroup& group : groups_) {
+    for (const NamedTensor& parameter : group.parameters) (parameter.tensor.is_cuda() ? any_cuda : any_cpu) = true;
+  }
+  if (any_cpu) step_cpu(guard);
+  if (any_cuda) step_cuda(guard);
 }
 
 void AdamW::zero_grad() {

@@ -29,7 +29,9 @@ class AdamW {
  public:
   AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options);
 
-  void step();
+  /// With a `guard` (one f64 element on the parameters' device), nothing changes but the step counts while that is not
+  /// finite: what is not known on the host yet can't spoil the weights.
+  void step(const Tensor& guard = {});
   void zero_grad();
   double lr() const { return options_.lr; }
   void set_lr(double lr) { options_.lr = lr; }
@@ -45,6 +47,10 @@ class AdamW {
     Tensor exp_avg, exp_avg_sq;  // undefined before the first gradient
     int64_t step = 0;
   };
+  void step_cpu(const Tensor& guard);
+  void step_cuda(const Tensor& guard);
+  State& advance(size_t group, size_t index);
+
   AdamWOptions options_;
   std::vector<ParameterGroup> groups_;
   std::vector<std::vector<State>> states_;  // [group][parameter]
@@ -54,5 +60,7 @@ class AdamW {
 double gradient_norm(const Tensors& parameters);
 /// Scales all gradients by max_norm / (norm + 1e-6) when the norm is larger (as PyTorch); returns the norm before.
 double clip_gradient_norm(const Tensors& parameters, double max_norm);
+/// The same without waiting for the device: the norm is one f64 element there. All gradients lie on one device.
+Tensor clip_gradients(const Tensors& parameters, double max_norm);
 
 }  // namespace camo

@@ -15,7 +15,7 @@ StateDict AdamW::state_dict() const {
       if (!own.exp_avg.defined()) continue;
       state.emplace_back(name + ".exp_avg", clone(own.exp_avg));
       state.emplace_back(name + ".exp_avg_sq", clone(own.exp_avg_sq));
-      state.emplace_back(name + ".step", from_vector<int64_t>({own.step}, {}));
+      state.emplace_back(name + ".step", from_vector<int64_t>({own.step}, {}, cpu));
     }
   }
   return state;

@@ -10,7 +10,8 @@ namespace camo {
 class Ema {
  public:
   Ema(const Module& model, double decay);
-  void update(const Module& model);
+  /// With a `guard` (one f64 element on the model's device), nothing is averaged while that is not finite.
+  void update(const Module& model, const Tensor& guard = {});
   /// Exchanges the model's values with the shadow; calling it twice restores both.
   void swap(Module& model);
 

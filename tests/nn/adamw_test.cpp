@@ -123,6 +123,49 @@ TEST(AdamW, GoesOnFromItsStateBitForBit) {
   EXPECT_TRUE(bitwise_equal(second.q.tensor, whole.q.tensor));
 }
 
+TEST(AdamW,
+     UpdatesParametersOfEverySize) {  // more than a chunk of the CUDA kernel, and sizes that are no multiple of 4
+  for (const DType dtype : {f32, f64}) {
+    std::vector<NamedTensor> all;
+    AdamW together({{.parameters =
+                         [&] {
+                           for (const int64_t size : {1, 3, 8192, 8193, 30'001}) {
+                             const Tensor x = uniform({size}, dtype);
+                             x.set_grad(uniform({size}, dtype));
+                             all.push_back({.name = std::to_string(size), .tensor = x});
+                           }
+                           return all;
+                         }()}},
+                   kOptions);
+    std::vector<std::vector<double>> wanted;
+    for (const NamedTensor& entry : all) {
+      wanted.push_back(entry.tensor.to_vector<double>());
+      const std::vector<double> gradient = entry.tensor.grad().to_vector<double>();
+      for (size_t i = 0; i < gradient.size(); ++i) {  // the first step moves by lr against the gradient's sign
+        const double decayed = wanted.back()[i] * (1 - kOptions.lr * kOptions.weight_decay);
+        wanted.back()[i] = decayed - kOptions.lr * gradient[i] / (std::abs(gradient[i]) + kOptions.eps);
+      }
+    }
+    together.step();
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_TRUE(all_close(all[i].tensor, from_vector(wanted[i], all[i].tensor.shape()), dtype == f64 ? 1e-13 : 1e-6))
+          << all[i].name;
+    }
+  }
+}
+
+TEST(AdamW, ChangesNothingBehindAGuardThatIsNotFinite) {
+  const NamedTensor p = parameter("p", {1, 2});
+  AdamW optimizer({{.parameters = {p}}}, kOptions);
+  set_gradient(p, {3, -4});
+  const Tensor before = clone(p.tensor);
+  optimizer.step(full({}, std::nan(""), f64));
+  EXPECT_TRUE(bitwise_equal(p.tensor, before));
+  optimizer.step(full({}, 5, f64));
+  EXPECT_GT(test::max_difference(p.tensor, before), 1e-3);
+  EXPECT_ERROR(optimizer.step(zeros({2}, f64)), "guard must be one f64 element; got f64 [2]");
+}
+
 TEST(AdamW, ZeroGradDropsGradients) {
   Recorded run;
   run.step(0);
@@ -187,6 +230,26 @@ TEST(ClipGradientNorm, LeavesSmallGradientsAlone) {
   EXPECT_EQ(g.a.tensor.grad().to_vector<double>(), (std::vector<double>{3, 0, -4}));
   EXPECT_DOUBLE_EQ(gradient_norm(g.all), 13);
   EXPECT_EQ(gradient_norm({g.c.tensor}), 0);
+}
+
+TEST(ClipGradientNorm, KeepsTheNormOnTheDevice) {
+  Gradients g;
+  const Tensor norm = clip_gradients(g.all, 2);
+  EXPECT_EQ(norm.device(), g.a.tensor.device());
+  EXPECT_EQ(norm.dtype(), f64);
+  EXPECT_DOUBLE_EQ(norm.item(), 13);
+  EXPECT_NEAR(gradient_norm(g.all), 2, 1e-6);
+  EXPECT_EQ(clip_gradients({}, 2).item(), 0);
+}
+
+TEST(ClipGradientNorm, TakesLongGradients) {
+  const Tensor a = zeros({30'001}), b = zeros({8192});
+  a.set_grad(full({30'001}, 2));
+  b.set_grad(full({8192}, -1));
+  const double norm = std::sqrt(4 * 30'001.0 + 8192);
+  EXPECT_NEAR(clip_gradient_norm({a, b}, 1), norm, 1e-10 * norm);
+  EXPECT_TRUE(all_close(a.grad(), full({30'001}, 2 / norm), 1e-6));
+  EXPECT_TRUE(all_close(b.grad(), full({8192}, -1 / norm), 1e-6));
 }
 
 TEST(ClipGradientNorm, PassesNaNOn) {

@@ -1,0 +1,72 @@
+#include "ops/expert_rows.h"
+
+#include "core/parallel.h"
+#include "ops/ops.h"
+#include "tests/support/test_support.h"
+
+namespace camo {
+namespace {
+
+using test::all_close;
+using test::bitwise_equal;
+using test::uniform;
+
+const std::vector<RowPlace> kPlaces{{0, 0}, {2, 0}, {1, 0}, {0, 1}, {2, 1}, {0, 2}};  // three images, two slots
+
+TEST(DispatchRows, CopiesEachImageToItsParts) {
+  const Tensor x = uniform({3, 2, 5});
+  const Tensors parts = dispatch_rows(x, kPlaces, {3, 1, 2});
+  ASSERT_EQ(parts.size(), 3u);
+  EXPECT_EQ(parts[0].storage(), x.storage());  // all images in order: a view
+  EXPECT_TRUE(bitwise_equal(parts[0], x));
+  EXPECT_TRUE(bitwise_equal(parts[1], slice(x, 0, 1, 2)));
+  EXPECT_TRUE(bitwise_equal(parts[2], concat({slice(x, 0, 0, 1), slice(x, 0, 2, 3)}, 0)));
+}
+
+TEST(CombineRows, SumsTheWeightedRowsOfEachImage) {
+  const Tensors parts{uniform({3, 7, 13}), uniform({1, 7, 13}), uniform({2, 7, 13})};
+  const Tensor weights = uniform({3, 2});
+  const Tensor y = combine_rows(parts, kPlaces, weights);
+  for (int64_t b = 0; b < 3; ++b) {
+    Tensor wanted = zeros({7, 13}, f64);
+    for (int64_t s = 0; s < 2; ++s) {
+      const RowPlace& place = kPlaces[static_cast<size_t>(2 * b + s)];
+      wanted =
+          wanted + select(parts[static_cast<size_t>(place.part)], 0, place.row) * select(select(weights, 0, b), 0, s);
+    }
+    EXPECT_TRUE(all_close(select(y, 0, b), wanted, 1e-15)) << "image " << b;
+  }
+}
+
+TEST(CombineRows, LongRowsDoNotDependOnTheNumberOfThreads) {
+  const Tensors values{uniform({3, 9001}, f32), uniform({1, 9001}, f32), uniform({2, 9001}, f32), uniform({3, 2}, f32)};
+  const auto run = [&](int threads) {
+    const int before = num_threads();
+    set_num_threads(threads);
+    Tensors inputs;
+    for (const Tensor& value : values) inputs.push_back(value.detach().set_requires_grad(true));
+    Tensors results{combine_rows({inputs[0], inputs[1], inputs[2]}, kPlaces, inputs[3])};
+    backward(sum(square(results[0])));
+    for (const Tensor& input : inputs) results.push_back(input.grad());
+    set_num_threads(before);
+    return results;
+  };
+  const Tensors one = run(1), three = run(3);
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(bitwise_equal(one[i], three[i])) << "result " << i;
+}
+
+TEST(ExpertRows, CheckTheirPlaces) {
+  const Tensor x = uniform({3, 2});
+  EXPECT_ERROR(dispatch_rows(x, {{0, 0}, {0, 1}}, {2}), "every image needs as many slots; got 2 places for 3 images");
+  EXPECT_ERROR(dispatch_rows(x, {{0, 0}, {0, 1}, {0, 1}}, {3}), "got row 1 of part 0 twice");
+  EXPECT_ERROR(dispatch_rows(x, {{0, 0}, {0, 1}, {1, 0}}, {3}), "must lie within the parts; got row 0 of part 1");
+  EXPECT_ERROR(dispatch_rows(x, {{0, 0}, {0, 1}, {0, 2}}, {4}), "got 4 rows and 3 places");
+  const std::vector<RowPlace> places{{0, 0}, {0, 1}, {0, 2}};
+  EXPECT_ERROR(combine_rows({x}, places, uniform({3})), "weights must be [images, slots]; got [3]");
+  EXPECT_ERROR(combine_rows({x}, places, uniform({1, 2})), "weights must be [images, slots]; got [1, 2] for 3 slots");
+  EXPECT_ERROR(combine_rows({x}, places, uniform({3, 1}, f32)), "weights must have the parts' dtype and device");
+  EXPECT_ERROR(combine_rows({x, uniform({1, 3})}, places, uniform({3, 1})), "parts must agree in all but the number");
+}
+
+}  // namespace
+}  // namespace camo
