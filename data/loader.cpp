@@ -174,11 +174,11 @@ class DataLoader::Implementation {
       const std::vector<int64_t> chosen = positions(number);
       const auto count = static_cast<int64_t>(chosen.size());
       const int64_t size = options_.image_size;
-      result.batch.images = empty({count, size, size, 3});
-      result.batch.masks = empty({count, size, size, 1});
+      const DType dtype = options_.raw ? u8 : f32;
+      result.batch.images = empty({count, size, size, 3}, dtype, cpu);
+      result.batch.masks = empty({count, size, size, 1}, dtype, cpu);
       result.batch.indices.resize(chosen.size());
-      float* images = result.batch.images.data<float>();
-      float* masks = result.batch.masks.data<float>();
+      if (options_.raw) result.batch.augmentations.resize(chosen.size());
       std::vector<std::vector<BadImage>> bad(chosen.size());
       parallel_for(count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end && generation == generation_; ++i) {
@@ -189,7 +189,7 @@ class DataLoader::Implementation {
           const Augmentation augmentation =
               options_.augment ? draw_augmentation(options_.seed, plan.epoch, index, options_.augmentation)
                                : Augmentation{};
-          write_sample(*sample, augmentation, images + i * size * size * 3, masks + i * size * size);
+          write_to(result.batch, i, *sample, augmentation);
           result.batch.indices[slot] = index;
         }
       });
@@ -198,6 +198,18 @@ class DataLoader::Implementation {
       result.error = std::current_exception();
     }
     return result;
+  }
+
+  void write_to(Batch& batch, int64_t i, const ResizedSample& sample, const Augmentation& augmentation) const {
+    const int64_t pixels = int64_t{options_.image_size} * options_.image_size;
+    if (options_.raw) {
+      std::copy(sample.image.pixels.begin(), sample.image.pixels.end(), batch.images.data<uint8_t>() + i * pixels * 3);
+      std::copy(sample.mask.pixels.begin(), sample.mask.pixels.end(), batch.masks.data<uint8_t>() + i * pixels);
+      batch.augmentations[static_cast<size_t>(i)] = augmentation;
+    } else {
+      write_sample(sample, augmentation, batch.images.data<float>() + i * pixels * 3,
+                   batch.masks.data<float>() + i * pixels);
+    }
   }
 
   // The sample at a position of the epoch, or the first good one after it while bad images may be skipped. Null when

@@ -22,6 +22,8 @@ struct LoaderOptions {
   bool shuffle = true;       // another order in every epoch
   bool augment = true;       // mirror and turn
   AugmentationOptions augmentation = {};
+  // Batches hold 8-bit pixels that are neither normalised nor augmented yet: normalize_batch() does it, on any device.
+  bool raw = false;
   bool drop_last = false;  // leave out a last batch that is not full
   uint64_t seed = 0;
   int64_t cache_bytes = 0;  // keep resized samples in memory when all of them fit into this many bytes
@@ -36,10 +38,12 @@ struct LoaderOptions {
   int world_size = 1;
 };
 
+/// On the CPU, as the loader makes them.
 struct Batch {
-  Tensor images;                 // [B, S, S, 3] f32, normalised
-  Tensor masks;                  // [B, S, S, 1] f32, 0 or 1
-  std::vector<int64_t> indices;  // of the samples, in the data set's order
+  Tensor images;                            // [B, S, S, 3] f32, normalised; u8 when raw
+  Tensor masks;                             // [B, S, S, 1] f32, 0 or 1; u8 when raw
+  std::vector<int64_t> indices;             // of the samples, in the data set's order
+  std::vector<Augmentation> augmentations;  // still to be done; empty unless raw
 };
 
 /// What a batch holds depends only on (samples, options, epoch, batch number): not on the number of workers, nor on

@@ -1,6 +1,7 @@
 // From pictures to tensors: resizing, augmentation, normalisation.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "core/random.h"
@@ -33,6 +34,16 @@ struct AugmentationOptions {
 /// A pure function of (seed, epoch, index): the same draws whichever thread asks, in whatever order.
 Augmentation draw_augmentation(uint64_t seed, int64_t epoch, int64_t index, const AugmentationOptions& options = {});
 
+/// The source pixel of output pixel (y, x): start + y * step_y + x * step_x. Each turn and flip is another walk.
+struct PixelWalk {
+  int start = 0, step_y = 0, step_x = 0;
+};
+PixelWalk walk_of(const Augmentation& augmentation, int size);
+
+/// Normalised value of each byte, per channel.
+using ChannelTable = std::array<std::array<float, 256>, 3>;
+const ChannelTable& normalisation_table();
+
 /// A sample at the network's size, as 8-bit pixels: what a cache keeps.
 struct ResizedSample {
   Image image;  // size x size x 3
@@ -47,7 +58,7 @@ ResizedSample resize_sample(const LoadedSample& sample, int size);
 /// Writes the augmented and normalised picture [size, size, 3] and the mask [size, size, 1] of {0, 1}.
 void write_sample(const ResizedSample& sample, const Augmentation& augmentation, float* image, float* mask);
 
-/// [1, size, size, 3] in f32: resized and normalised, for prediction.
+/// [1, size, size, 3] in f32 on the CPU: resized and normalised, for prediction.
 Tensor to_network_input(const Image& image, int size);
 
 }  // namespace camo
