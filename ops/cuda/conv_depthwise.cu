@@ -22,7 +22,7 @@ struct DepthwiseLaunch {
 /// V output channels, or with G inputs a group and `expand` (dx of a grouped problem) V input channels, a pack.
 /// Grid: (persistent over items, tile of channels). Shared memory: the tile's taps, [K * K][pitch] packs of V * G.
 template <class T, int K, int V, int G, bool expand>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 2)
     depthwise_kernel(const T* __restrict__ in, const T* __restrict__ weight, const T* __restrict__ bias,
                      T* __restrict__ out, DepthwiseLaunch s) {
   using A = Accumulator<T>;

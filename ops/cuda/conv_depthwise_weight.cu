@@ -24,7 +24,7 @@ struct WeightLaunch {
 /// Grid: (share of the pixels, tile of channels, rows of the kernel). `partial` is [gridDim.x][K * K + 1][C], the last
 /// row of each block the sums for the bias. Shared memory: [sums][half of the groups * lanes].
 template <class T, int K, int V, int G>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 2)
     depthwise_weight_kernel(const T* __restrict__ x, const T* __restrict__ dy, Accumulator<T>* __restrict__ partial,
                             WeightLaunch s) {
   using A = Accumulator<T>;
