@@ -1,5 +1,6 @@
 // Raw copies, in-place sums and fills between tensors of any strides and devices: target[i] (+)= source[i].
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "core/strided_loop.h"
@@ -8,7 +9,7 @@
 #include "core/cuda/runtime.h"
 #endif
 #ifdef __CUDACC__
-#include "core/cuda/kernels.cuh"
+#include "core/cuda/elementwise.cuh"
 #endif
 
 namespace camo {
@@ -67,29 +68,29 @@ void fill_cpu(const Tensor& target, T value) {
 // --- CUDA ---
 
 #ifdef __CUDACC__
-template <class T, class S>
-struct CopyElement {
-  T* to;
-  const S* from;
-  __device__ void operator()(const int64_t (&offset)[2]) const { to[offset[0]] = convert<T>(from[offset[1]]); }
-};
-
-template <class T>
-struct AddElement {
-  T* to;
-  const T* from;
-  __device__ void operator()(const int64_t (&offset)[2]) const {
-    using A = cuda::Accumulator<T>;
-    to[offset[0]] = convert<T>(convert<A>(to[offset[0]]) + convert<A>(from[offset[1]]));
+struct AddElements {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
   }
 };
 
 template <class T>
-struct FillElement {
-  T* to;
+struct Constant {
   T value;
-  __device__ void operator()(const int64_t (&offset)[1]) const { to[offset[0]] = value; }
+  __device__ T operator()() const { return value; }
 };
+
+/// Calls fn with an unsigned type of this size.
+template <class Fn>
+void dispatch_bytes(int64_t bytes, Fn&& fn) {
+  switch (bytes) {
+    case 1: return fn.template operator()<uint8_t>();
+    case 2: return fn.template operator()<uint16_t>();
+    case 4: return fn.template operator()<uint32_t>();
+    default: return fn.template operator()<uint64_t>();
+  }
+}
 #endif
 
 #ifdef CAMO_WITH_CUDA
@@ -124,10 +125,13 @@ void copy_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Ten
   if (target.device() != source.device()) return copy_across(target, source);
   if (target.dtype() == source.dtype() && target.is_contiguous() && source.is_contiguous())
     return copy_bytes(target, source);
+  if (target.dtype() == source.dtype()) {
+    return dispatch_bytes(size_in_bytes(target.dtype()),
+                          [&]<class T>() { cuda::elementwise<true, T, T>("copy", target, cuda::Identity{}, source); });
+  }
   dispatch_all(target.dtype(), [&]<class T>() {
     dispatch_all(source.dtype(), [&]<class S>() {
-      cuda::for_each_strided<2>(target.device(), target.shape(), {target.strides(), source.strides()}, "copy",
-                                CopyElement<T, S>{target.data<T>(), source.data<S>()});
+      if constexpr (!std::is_same_v<T, S>) cuda::elementwise<false, T, S>("copy", target, cuda::Identity{}, source);
     });
   });
 #endif
@@ -136,17 +140,20 @@ void copy_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Ten
 void add_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Tensor& source) {
 #ifdef __CUDACC__
   cuda::dispatch_floating(target.dtype(), "add_into", [&]<class T>() {
-    cuda::for_each_strided<2>(target.device(), target.shape(), {target.strides(), source.strides()}, "add_into",
-                              AddElement<T>{target.data<T>(), source.data<T>()});
+    cuda::elementwise<true, T, T, T>("add_into", target, AddElements{}, target, source);
   });
 #endif
 }
 
 void fill_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] double value) {
 #ifdef __CUDACC__
+  if (value == 0 && !std::signbit(value) && target.numel() > 0 && target.is_contiguous()) {
+    CAMO_CUDA(cudaMemsetAsync(target.raw_data(), 0, static_cast<size_t>(bytes_of(target)), cuda::use(target.device())));
+    return;
+  }
   dispatch_all(target.dtype(), [&]<class T>() {
-    cuda::for_each_strided<1>(target.device(), target.shape(), {target.strides()}, "fill",
-                              FillElement<T>{target.data<T>(), convert<T>(value)});
+    using V = cuda::Value<T>;
+    cuda::elementwise<false, T>("fill", target, Constant<V>{convert<V>(value)});
   });
 #endif
 }
