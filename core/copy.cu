@@ -80,17 +80,6 @@ struct Constant {
   T value;
   __device__ T operator()() const { return value; }
 };
-
-/// Calls fn with an unsigned type of this size.
-template <class Fn>
-void dispatch_bytes(int64_t bytes, Fn&& fn) {
-  switch (bytes) {
-    case 1: return fn.template operator()<uint8_t>();
-    case 2: return fn.template operator()<uint16_t>();
-    case 4: return fn.template operator()<uint32_t>();
-    default: return fn.template operator()<uint64_t>();
-  }
-}
 #endif
 
 #ifdef CAMO_WITH_CUDA
@@ -126,8 +115,9 @@ void copy_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Ten
   if (target.dtype() == source.dtype() && target.is_contiguous() && source.is_contiguous())
     return copy_bytes(target, source);
   if (target.dtype() == source.dtype()) {
-    return dispatch_bytes(size_in_bytes(target.dtype()),
-                          [&]<class T>() { cuda::elementwise<true, T, T>("copy", target, cuda::Identity{}, source); });
+    return cuda::dispatch_bytes(size_in_bytes(target.dtype()), [&]<class T>() {
+      cuda::elementwise<true, T, T>("copy", target, cuda::Identity{}, source);
+    });
   }
   dispatch_all(target.dtype(), [&]<class T>() {
     dispatch_all(source.dtype(), [&]<class S>() {

@@ -2,6 +2,8 @@
 //
 //   concat   dparts = slices of dy     pad     dx = slice of dy
 //   flip     dx = flip(dy)             rot90   dx = rot90(dy, -turns)
+//
+// On CUDA all of them are strided copies, which take neighbours along the innermost axis at once.
 #include <cstring>
 
 #include "core/autograd.h"
@@ -67,6 +69,10 @@ void copy_rows(const Tensor& target, const Tensor& part, int axis, int64_t start
 /// first one.
 Tensor rearranged(const Tensor& x, const Shape& shape, const Shape& strides, int64_t first) {
   const Tensor y = empty(shape, x.dtype(), x.device());
+  if (x.is_cuda()) {
+    copy_into(y, make_view(x, shape, strides, x.offset() + first));
+    return y;
+  }
   dispatch_all(x.dtype(), [&]<class T>() {
     const T* const in = x.data<T>() + first;
     T* const out = y.data<T>();
@@ -106,7 +112,7 @@ Tensor concat(const Tensors& parts, int axis) {
   const Tensor y = empty(shape, first.dtype(), first.device());
   int64_t start = 0;
   for (const Tensor& part : parts) {
-    if (part.is_contiguous()) {
+    if (part.is_contiguous() && y.device().is_cpu()) {
       copy_rows(y, part, at, start);
     } else {
       copy_into(make_view(y, part.shape(), y.strides(), y.offset() + start * y.strides()[at]), part);

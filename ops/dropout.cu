@@ -3,6 +3,9 @@
 #include "core/autograd.h"
 #include "ops/detail/rows.h"
 #include "ops/dropout.h"
+#ifdef __CUDACC__
+#include "core/cuda/packs.cuh"
+#endif
 
 namespace camo {
 namespace {
@@ -32,9 +35,66 @@ void drop(const Tensor& x, double p, RandomKey key, const Tensor& y) {
   });
 }
 
+#ifdef __CUDACC__
+/// A thread for each group of four elements, which share one call of the generator.
+template <class T, bool kPacked>
+struct DropGroup {
+  T* y;
+  const T* x;
+  int64_t count;
+  float limit;
+  cuda::Value<T> scale;
+  RandomKey key;
+
+  __device__ T keep(T value, uint32_t word) const {
+    using V = cuda::Value<T>;
+    return convert<T>(uniform_from_bits(word) < limit ? V(0) : convert<V>(value) * scale);
+  }
+  __device__ void operator()(int64_t group) const {
+    const auto words = philox(key.seed, static_cast<uint64_t>(group), key.stream);
+    const int64_t first = 4 * group;
+    if (kPacked && first + 4 <= count) {
+      auto pack = cuda::load_pack<4>(x + first);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) pack.values[i] = keep(pack.values[i], words[i]);
+      cuda::store_pack<4>(y + first, pack);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (first + i < count) y[first + i] = keep(x[first + i], words[i]);
+      }
+    }
+  }
+};
+#endif
+
+void drop_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& x, [[maybe_unused]] double p,
+               [[maybe_unused]] RandomKey key) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(x.dtype(), "dropout", [&]<class T>() {
+    T* const out = y.data<T>();
+    const T* const in = x.data<T>();
+    const int64_t count = x.numel();
+    const auto scale = static_cast<cuda::Value<T>>(p < 1 ? 1 / (1 - p) : 0);
+    const auto run = [&]<bool kPacked>() {
+      cuda::for_each(x.device(), (count + 3) / 4, "dropout",
+                     DropGroup<T, kPacked>{out, in, count, static_cast<float>(p), scale, key});
+    };
+    if (cuda::is_aligned(in, 4 * sizeof(T)) && cuda::is_aligned(out, 4 * sizeof(T))) run.template operator()<true>();
+    else run.template operator()<false>();
+  });
+#endif
+}
+
 Tensor dropped(const Tensor& x, double p, RandomKey key) {
+  if (x.is_cuda()) {
+    CAMO_CHECK(is_floating(x.dtype()), "dropout: computes in floating dtypes; got ", x.dtype());
+    const Tensor y = empty_like(x);
+    drop_cuda(y, detail::dense(x), p, key);
+    return y;
+  }
   return dispatch_floating(x.dtype(), "dropout", [&]<class T>() {
-    Tensor y = empty(x.shape(), x.dtype());
+    Tensor y = empty_like(x);
     drop<T>(detail::dense(x), p, key, y);
     return y;
   });

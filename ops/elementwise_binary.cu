@@ -5,15 +5,109 @@
 //   div                da = dy / b, db = -da y         saves b and y
 //   maximum, minimum   dy goes to the chosen one, half to each where they are equal; saves a and b
 //   where              dy goes to x where the condition holds, else to y; saves the condition
+//
+// On CUDA the 16-bit types compute in float.
 #include "core/autograd.h"
-#include "ops/detail/elementwise.h"
 #include "core/strided_loop.h"
+#include "ops/detail/elementwise.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
+#ifdef __CUDACC__
+#include "core/cuda/elementwise.cuh"
+#endif
 
 namespace camo {
 
 namespace {
+
+struct Sum {
+  static constexpr bool kHasIntegers = true;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p + q;
+  }
+};
+struct Difference {
+  static constexpr bool kHasIntegers = true;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p - q;
+  }
+};
+struct Product {
+  static constexpr bool kHasIntegers = true;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p * q;
+  }
+};
+struct Quotient {
+  static constexpr bool kHasIntegers = false;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p / q;
+  }
+};
+// NaN wins.
+struct Larger {
+  static constexpr bool kHasIntegers = true;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p > q || p != p ? p : q;
+  }
+};
+struct Smaller {
+  static constexpr bool kHasIntegers = true;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p < q || p != p ? p : q;
+  }
+};
+// The first operand's share of the gradient of an extremum.
+struct ShareOfFirst {
+  static constexpr bool kHasIntegers = false;
+  bool larger;
+  template <class T>
+  CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    return p == q ? T(0.5) : (p > q) == larger ? T(1) : T(0);
+  }
+};
+struct IsGreater {
+  template <class T>
+  CAMO_HOST_DEVICE bool operator()(T p, T q) const {
+    return p > q;
+  }
+};
+struct IsGreaterOrEqual {
+  template <class T>
+  CAMO_HOST_DEVICE bool operator()(T p, T q) const {
+    return p >= q;
+  }
+};
+struct IsEqual {
+  template <class T>
+  CAMO_HOST_DEVICE bool operator()(T p, T q) const {
+    return p == q;
+  }
+};
+
+#ifdef __CUDACC__
+struct Choose {
+  template <class T>
+  __device__ T operator()(bool condition, T x, T y) const {
+    return condition ? x : y;
+  }
+};
+
+template <class Number>
+struct IsAbove {
+  Number limit;
+  template <class T>
+  __device__ bool operator()(T value) const {
+    return convert<Number>(value) > limit;
+  }
+};
+#endif
 
 /// A fresh tensor for the broadcast result, after the checks of both operands.
 Tensor empty_for(const Tensor& a, const Tensor& b, const char* op) {
@@ -22,21 +116,35 @@ Tensor empty_for(const Tensor& a, const Tensor& b, const char* op) {
 }
 
 template <class Fn>
-Tensor binary_floating(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
-  return dispatch_floating(a.dtype(), op, [&]<class T>() {
-    const Tensor y = empty_for(a, b, op);
-    detail::map<T, T>(y, a, b, [fn](T p, T q) { return static_cast<T>(fn(p, q)); });
-    return y;
-  });
+Tensor binary_cuda([[maybe_unused]] const Tensor& a, [[maybe_unused]] const Tensor& b, [[maybe_unused]] const char* op,
+                   [[maybe_unused]] Fn fn) {
+  Tensor y;
+#ifdef __CUDACC__
+  const auto run = [&]<class T>() {
+    y = empty_for(a, b, op);
+    cuda::elementwise<true, T, T, T>(op, y, fn, a, b);
+  };
+  if constexpr (Fn::kHasIntegers) cuda::dispatch_arithmetic(a.dtype(), op, run);
+  else cuda::dispatch_floating(a.dtype(), op, run);
+#endif
+  return y;
 }
 
 template <class Fn>
-Tensor binary_arithmetic(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
-  return detail::dispatch_arithmetic(a.dtype(), op, [&]<class T>() {
-    const Tensor y = empty_for(a, b, op);
-    detail::map<T, T>(y, a, b, [fn](T p, T q) { return static_cast<T>(fn(p, q)); });
-    return y;
-  });
+Tensor binary_cpu(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
+  Tensor y;
+  const auto run = [&]<class T>() {
+    y = empty_for(a, b, op);
+    detail::map<T, T>(y, a, b, [fn](T p, T q) { return fn(p, q); });
+  };
+  if constexpr (Fn::kHasIntegers) detail::dispatch_arithmetic(a.dtype(), op, run);
+  else dispatch_floating(a.dtype(), op, run);
+  return y;
+}
+
+template <class Fn>
+Tensor binary(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
+  return a.is_cuda() ? binary_cuda(a, b, op, fn) : binary_cpu(a, b, op, fn);
 }
 
 struct AddNode final : Node {
@@ -86,10 +194,7 @@ struct ExtremumNode final : Node {
   Saved a{this, "a"}, b{this, "b"};
 
   Tensors backward(const Tensors& dy) override {
-    const double above = larger ? 1 : 0;
-    const Tensor share = binary_floating(*a, *b, "maximum", [above](auto p, auto q) {
-      return p == q ? 0.5 : p > q ? above : 1 - above;
-    });
+    const Tensor share = binary(*a, *b, name().c_str(), ShareOfFirst{larger});
     const Tensor da = mul(dy[0], share);
     return {needs(0) ? sum_to(da, a->shape()) : Tensor(), needs(1) ? sum_to(sub(dy[0], da), b->shape()) : Tensor()};
   }
@@ -97,8 +202,7 @@ struct ExtremumNode final : Node {
 
 Tensor extremum(const Tensor& a, const Tensor& b, bool larger) {
   const char* op = larger ? "maximum" : "minimum";
-  const Tensor y = larger ? binary_arithmetic(a, b, op, [](auto p, auto q) { return p > q || p != p ? p : q; })
-                          : binary_arithmetic(a, b, op, [](auto p, auto q) { return p < q || p != p ? p : q; });
+  const Tensor y = larger ? binary(a, b, op, Larger{}) : binary(a, b, op, Smaller{});
   if (auto* node = record<ExtremumNode>(y, {a, b}, op, larger)) {
     node->a = a;
     node->b = b;
@@ -106,9 +210,21 @@ Tensor extremum(const Tensor& a, const Tensor& b, bool larger) {
   return y;
 }
 
+void choose_cuda([[maybe_unused]] const Tensor& result, [[maybe_unused]] const Tensor& condition,
+                 [[maybe_unused]] const Tensor& x, [[maybe_unused]] const Tensor& y) {
+#ifdef __CUDACC__
+  dispatch_all(x.dtype(),
+               [&]<class T>() { cuda::elementwise<false, T, bool, T, T>("where", result, Choose{}, condition, x, y); });
+#endif
+}
+
 /// condition ? x : y of any dtype, already checked; not recorded.
 Tensor choose(const Tensor& condition, const Tensor& x, const Tensor& y, const Shape& shape) {
   const Tensor result = empty(shape, x.dtype(), x.device());
+  if (x.is_cuda()) {
+    choose_cuda(result, condition, x, y);
+    return result;
+  }
   dispatch_all(x.dtype(), [&]<class T>() {
     const bool* const c = condition.data<bool>();
     const T* const in_x = x.data<T>();
@@ -143,9 +259,21 @@ struct WhereNode final : Node {
 };
 
 template <class Fn>
+void compare_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& a, [[maybe_unused]] const Tensor& b,
+                  [[maybe_unused]] const char* op, [[maybe_unused]] Fn fn) {
+#ifdef __CUDACC__
+  dispatch_all(a.dtype(), [&]<class T>() { cuda::elementwise<false, bool, T, T>(op, y, fn, a, b); });
+#endif
+}
+
+template <class Fn>
 Tensor compare(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
   detail::check_same_kind(a, b, op);
   const Tensor y = empty(broadcast_shapes(a.shape(), b.shape(), op), boolean, a.device());
+  if (a.is_cuda()) {
+    compare_cuda(y, a, b, op, fn);
+    return y;
+  }
   dispatch_all(a.dtype(), [&]<class T>() {
     detail::map<T, bool>(y, a, b, [fn](T p, T q) {
       if constexpr (std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>) {
@@ -161,19 +289,19 @@ Tensor compare(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
 }  // namespace
 
 Tensor add(const Tensor& a, const Tensor& b) {
-  const Tensor y = binary_arithmetic(a, b, "add", [](auto p, auto q) { return p + q; });
+  const Tensor y = binary(a, b, "add", Sum{});
   record<AddNode>(y, {a, b}, "add", a.shape(), b.shape(), false);
   return y;
 }
 
 Tensor sub(const Tensor& a, const Tensor& b) {
-  const Tensor y = binary_arithmetic(a, b, "sub", [](auto p, auto q) { return p - q; });
+  const Tensor y = binary(a, b, "sub", Difference{});
   record<AddNode>(y, {a, b}, "sub", a.shape(), b.shape(), true);
   return y;
 }
 
 Tensor mul(const Tensor& a, const Tensor& b) {
-  const Tensor y = binary_arithmetic(a, b, "mul", [](auto p, auto q) { return p * q; });
+  const Tensor y = binary(a, b, "mul", Product{});
   if (auto* node = record<MulNode>(y, {a, b}, a.shape(), b.shape())) {
     if (node->needs(0)) node->b = b;
     if (node->needs(1)) node->a = a;
@@ -182,7 +310,7 @@ Tensor mul(const Tensor& a, const Tensor& b) {
 }
 
 Tensor div(const Tensor& a, const Tensor& b) {
-  const Tensor y = binary_floating(a, b, "div", [](auto p, auto q) { return p / q; });
+  const Tensor y = binary(a, b, "div", Quotient{});
   if (auto* node = record<DivNode>(y, {a, b}, a.shape(), b.shape())) {
     node->b = b;
     if (node->needs(1)) node->y = y;
@@ -197,23 +325,19 @@ Tensor where(const Tensor& condition, const Tensor& x, const Tensor& y) {
   CAMO_CHECK(condition.dtype() == boolean, "where: the condition must be bool; got ", condition.dtype(),
              "; compare, or convert with to(condition, boolean)");
   detail::check_same_kind(x, y, "where");
+  CAMO_CHECK(condition.device() == x.device(), "where: operands must be on one device; got ", condition.device(),
+             " and ", x.device(), "; copy one with to()");
   const Shape shape = broadcast_shapes(condition.shape(), broadcast_shapes(x.shape(), y.shape(), "where"), "where");
   const Tensor result = choose(condition, x, y, shape);
   if (auto* node = record<WhereNode>(result, {condition, x, y}, x.shape(), y.shape())) node->condition = condition;
   return result;
 }
 
-Tensor greater(const Tensor& a, const Tensor& b) {
-  return compare(a, b, "greater", [](auto p, auto q) { return p > q; });
-}
+Tensor greater(const Tensor& a, const Tensor& b) { return compare(a, b, "greater", IsGreater{}); }
 
-Tensor greater_equal(const Tensor& a, const Tensor& b) {
-  return compare(a, b, "greater_equal", [](auto p, auto q) { return p >= q; });
-}
+Tensor greater_equal(const Tensor& a, const Tensor& b) { return compare(a, b, "greater_equal", IsGreaterOrEqual{}); }
 
-Tensor equal(const Tensor& a, const Tensor& b) {
-  return compare(a, b, "equal", [](auto p, auto q) { return p == q; });
-}
+Tensor equal(const Tensor& a, const Tensor& b) { return compare(a, b, "equal", IsEqual{}); }
 
 Tensor greater(const Tensor& x, double number) {
   const Tensor y = empty(x.shape(), boolean, x.device());
@@ -221,7 +345,13 @@ Tensor greater(const Tensor& x, double number) {
     // Floating numbers compare in their own precision, so that 0.1f > 0.1 is false.
     using Number = std::conditional_t<std::is_same_v<T, float>, float, double>;
     const Number limit = static_cast<Number>(number);
-    detail::map<T, bool>(y, x, [limit](T value) { return convert<Number>(value) > limit; });
+    if (x.is_cuda()) {
+#ifdef __CUDACC__
+      cuda::elementwise<false, bool, T>("greater", y, IsAbove<Number>{limit}, x);
+#endif
+    } else {
+      detail::map<T, bool>(y, x, [limit](T value) { return convert<Number>(value) > limit; });
+    }
   });
   return y;
 }

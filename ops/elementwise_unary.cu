@@ -1,248 +1,76 @@
 // Unary elementwise operations: y = value(x), dx = dy * derivative(s).
 //
-// s is what the operation saves for its gradient: x, y, or nothing where the derivative is a constant. Each functor
-// holds both formulas.
+// s is what the operation saves for its gradient: x, y, or nothing where the derivative is a constant. The functors in
+// unary_functions.h hold both formulas. On CUDA the 16-bit types compute in float.
 #include <cmath>
 
 #include "core/autograd.h"
-#include "ops/detail/elementwise.h"
 #include "core/strided_loop.h"
-#include "ops/detail/vector_math.h"
+#include "ops/detail/elementwise.h"
+#include "ops/detail/unary_functions.h"
 #include "ops/elementwise.h"
+#ifdef __CUDACC__
+#include "core/cuda/elementwise.cuh"
+#endif
 
 namespace camo {
 
 namespace {
 
-enum class Saves { nothing, input, output };
+using namespace detail;  // the functors
 
-struct Neg {
-  static constexpr const char* kName = "neg";
-  static constexpr Saves kSaves = Saves::nothing;
+// --- CUDA ---
+
+#ifdef __CUDACC__
+template <class F>
+struct ValueOfElement {
+  F f;
   template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return -x;
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T) const {
-    return T(-1);
+  __device__ T operator()(T x) const {
+    return f.value(x);
   }
 };
 
-struct Abs {
-  static constexpr const char* kName = "abs";
-  static constexpr Saves kSaves = Saves::input;
+template <class F>
+struct TimesDerivative {
+  F f;
   template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return x < T(0) ? -x : x;
+  __device__ T operator()(T dy) const {
+    return dy * f.derivative(T(0));
   }
   template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return T(x > T(0)) - T(x < T(0));
+  __device__ T operator()(T dy, T saved) const {
+    return dy * f.derivative(saved);
   }
 };
+#endif
 
-struct Square {
-  static constexpr const char* kName = "square";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return x * x;
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return 2 * x;
-  }
-};
+/// y = f.value(x). i64 where the operation has it.
+template <class F>
+Tensor unary_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] F f) {
+  Tensor y;
+#ifdef __CUDACC__
+  const auto run = [&]<class T>() {
+    y = empty_like(x);
+    cuda::elementwise<false, T, T>(F::kName, y, ValueOfElement<F>{f}, x);
+  };
+  if constexpr (F::kHasIntegers) cuda::dispatch_arithmetic(x.dtype(), F::kName, run);
+  else cuda::dispatch_floating(x.dtype(), F::kName, run);
+#endif
+  return y;
+}
 
-struct Sqrt {
-  static constexpr const char* kName = "sqrt";
-  static constexpr Saves kSaves = Saves::output;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return std::sqrt(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T y) const {
-    return T(0.5) / y;
-  }
-};
-
-struct Exp {
-  static constexpr const char* kName = "exp";
-  static constexpr Saves kSaves = Saves::output;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return detail::simd_exp(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T y) const {
-    return y;
-  }
-};
-
-struct Log {
-  static constexpr const char* kName = "log";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return std::log(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return 1 / x;
-  }
-};
-
-struct Sin {
-  static constexpr const char* kName = "sin";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return std::sin(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return std::cos(x);
-  }
-};
-
-struct Cos {
-  static constexpr const char* kName = "cos";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return std::cos(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return -std::sin(x);
-  }
-};
-
-struct Erf {  // derivative: 2 / sqrt(pi) exp(-x^2)
-  static constexpr const char* kName = "erf";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return detail::simd_erf(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return T(1.1283791670955126) * detail::simd_exp(-x * x);
-  }
-};
-
-struct Sigmoid {
-  static constexpr const char* kName = "sigmoid";
-  static constexpr Saves kSaves = Saves::output;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return detail::simd_sigmoid(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T y) const {
-    return y * (1 - y);
-  }
-};
-
-struct Tanh {
-  static constexpr const char* kName = "tanh";
-  static constexpr Saves kSaves = Saves::output;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return std::tanh(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T y) const {
-    return 1 - y * y;
-  }
-};
-
-struct Relu {  // written so that NaN stays NaN
-  static constexpr const char* kName = "relu";
-  static constexpr Saves kSaves = Saves::output;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return x < T(0) ? T(0) : x;
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T y) const {
-    return T(y > T(0));
-  }
-};
-
-struct Gelu {  // x Phi(x); derivative Phi(x) + x phi(x), phi the normal density
-  static constexpr const char* kName = "gelu";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  [[gnu::always_inline]] CAMO_HOST_DEVICE static T phi_cumulative(T x) {
-    return T(0.5) + T(0.5) * detail::simd_erf(x * T(0.70710678118654752));
-  }
-  template <class T>
-  [[gnu::always_inline]] CAMO_HOST_DEVICE T value(T x) const {
-    return x * phi_cumulative(x);
-  }
-  template <class T>
-  [[gnu::always_inline]] CAMO_HOST_DEVICE T derivative(T x) const {
-    return phi_cumulative(x) + x * T(0.39894228040143268) * detail::simd_exp(x * x * T(-0.5));
-  }
-};
-
-struct Softplus {
-  static constexpr const char* kName = "softplus";
-  static constexpr Saves kSaves = Saves::input;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return detail::simd_softplus(x);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return detail::simd_sigmoid(x);
-  }
-};
-
-struct Clamp {
-  static constexpr const char* kName = "clamp";
-  static constexpr Saves kSaves = Saves::input;
-  double low, high;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return x < T(low) ? T(low) : x > T(high) ? T(high) : x;
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return T(x >= T(low) && x <= T(high));
-  }
-};
-
-struct Pow {
-  static constexpr const char* kName = "pow";
-  static constexpr Saves kSaves = Saves::input;
-  double exponent;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return std::pow(x, T(exponent));
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T x) const {
-    return exponent == 0 ? T(0) : T(exponent) * std::pow(x, T(exponent - 1));
-  }
-};
-
-struct MulNumber {
-  static constexpr const char* kName = "mul";
-  static constexpr Saves kSaves = Saves::nothing;
-  double number;
-  template <class T>
-  CAMO_HOST_DEVICE T value(T x) const {
-    return x * T(number);
-  }
-  template <class T>
-  CAMO_HOST_DEVICE T derivative(T) const {
-    return T(number);
-  }
-};
+/// dx = dy * f.derivative(saved)
+template <class F>
+void unary_gradient_cuda([[maybe_unused]] const Tensor& dx, [[maybe_unused]] const Tensor& dy,
+                         [[maybe_unused]] const Saved& saved, [[maybe_unused]] F f) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(dx.dtype(), F::kName, [&]<class T>() {
+    if constexpr (F::kSaves == Saves::nothing) cuda::elementwise<false, T, T>(F::kName, dx, TimesDerivative<F>{f}, dy);
+    else cuda::elementwise<false, T, T, T>(F::kName, dx, TimesDerivative<F>{f}, dy, *saved);
+  });
+#endif
+}
 
 template <class F>
 struct UnaryNode final : Node {
@@ -252,6 +80,10 @@ struct UnaryNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     const Tensor dx = empty_like(dy[0]);
+    if (dx.is_cuda()) {
+      unary_gradient_cuda(dx, dy[0], s, f);
+      return {dx};
+    }
     dispatch_floating(dx.dtype(), F::kName, [&]<class T>() {
       const F fn = f;
       if constexpr (F::kSaves == Saves::nothing) {
@@ -266,33 +98,26 @@ struct UnaryNode final : Node {
 };
 
 template <class F>
-Tensor record_unary(const Tensor& x, const Tensor& y, F f) {
-  if (auto* node = record<UnaryNode<F>>(y, {x}, f)) {
-    if constexpr (F::kSaves == Saves::input) node->s = x;
-    if constexpr (F::kSaves == Saves::output) node->s = y;
-  }
+Tensor unary_cpu(const Tensor& x, F f) {
+  Tensor y;
+  const auto run = [&]<class T>() {
+    y = empty_like(x);
+    detail::map<T, T>(
+        y, x, [f](T value) __attribute__((always_inline)) { return f.value(value); });
+  };
+  if constexpr (F::kHasIntegers) detail::dispatch_arithmetic(x.dtype(), F::kName, run);
+  else camo::dispatch_floating(x.dtype(), F::kName, run);
   return y;
 }
 
 template <class F>
 Tensor unary(const Tensor& x, F f = {}) {
-  return dispatch_floating(x.dtype(), F::kName, [&]<class T>() {
-    const Tensor y = empty_like(x);
-    detail::map<T, T>(
-        y, x, [f](T value) __attribute__((always_inline)) { return f.value(value); });
-    return record_unary(x, y, f);
-  });
-}
-
-/// For operations that integers have as well.
-template <class F>
-Tensor unary_arithmetic(const Tensor& x, F f = {}) {
-  return detail::dispatch_arithmetic(x.dtype(), F::kName, [&]<class T>() {
-    const Tensor y = empty_like(x);
-    detail::map<T, T>(
-        y, x, [f](T value) __attribute__((always_inline)) { return f.value(value); });
-    return record_unary(x, y, f);
-  });
+  const Tensor y = x.is_cuda() ? unary_cuda(x, f) : unary_cpu(x, f);
+  if (auto* node = record<UnaryNode<F>>(y, {x}, f)) {
+    if constexpr (F::kSaves == Saves::input) node->s = x;
+    if constexpr (F::kSaves == Saves::output) node->s = y;
+  }
+  return y;
 }
 
 struct AddNumberNode final : Node {
@@ -307,9 +132,9 @@ void check_number(const Tensor& x, double number, const char* op) {
 
 }  // namespace
 
-Tensor neg(const Tensor& x) { return unary_arithmetic<Neg>(x); }
-Tensor abs(const Tensor& x) { return unary_arithmetic<Abs>(x); }
-Tensor square(const Tensor& x) { return unary_arithmetic<Square>(x); }
+Tensor neg(const Tensor& x) { return unary<Neg>(x); }
+Tensor abs(const Tensor& x) { return unary<Abs>(x); }
+Tensor square(const Tensor& x) { return unary<Square>(x); }
 Tensor sqrt(const Tensor& x) { return unary<Sqrt>(x); }
 Tensor exp(const Tensor& x) { return unary<Exp>(x); }
 Tensor log(const Tensor& x) { return unary<Log>(x); }
@@ -330,18 +155,15 @@ Tensor clamp(const Tensor& x, double low, double high) {
 
 Tensor add(const Tensor& x, double number) {
   check_number(x, number, "add");
-  return detail::dispatch_arithmetic(x.dtype(), "add", [&]<class T>() {
-    const Tensor y = empty_like(x);
-    const T constant = static_cast<T>(number);
-    detail::map<T, T>(y, x, [constant](T value) { return value + constant; });
-    record<AddNumberNode>(y, {x});
-    return y;
-  });
+  const AddNumber f{number};
+  const Tensor y = x.is_cuda() ? unary_cuda(x, f) : unary_cpu(x, f);
+  record<AddNumberNode>(y, {x});
+  return y;
 }
 
 Tensor mul(const Tensor& x, double number) {
   check_number(x, number, "mul");
-  return unary_arithmetic(x, MulNumber{number});
+  return unary(x, MulNumber{number});
 }
 
 }  // namespace camo

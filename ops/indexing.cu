@@ -3,12 +3,15 @@
 //   gather        dx = dy added at the gathered places        scatter_add   dvalues = gather(dy)
 //   index_select  dx = dy added to the selected slices        index_add     dx = dy, dvalues = index_select(dy)
 //
-// Additions at one place happen in the order of the index, on one thread: results are reproducible.
+// Additions at one place happen in the order of the index, on one thread: results are reproducible. On CUDA that thread
+// reads the whole index along the axis to find what belongs to its place, which suits short indices (the pictures of a
+// batch, the chosen experts).
 #include <cstring>
 
 #include "core/autograd.h"
-#include "ops/detail/elementwise.h"
 #include "core/strided_loop.h"
+#include "ops/detail/elementwise.h"
+#include "ops/detail/indexing_device.h"
 #include "ops/shape_ops.h"
 
 namespace camo {
@@ -26,8 +29,12 @@ struct AroundAxis {
   }
 };
 
-void check_index(const Tensor& index, int64_t extent, const char* op) {
+/// On CUDA the values are checked by the kernels: reading them here would wait for the device.
+void check_index(const Tensor& index, Device device, int64_t extent, const char* op) {
   CAMO_CHECK(index.dtype() == i64, op, ": the index must be i64; got ", index.dtype(), "; convert with to(index, i64)");
+  CAMO_CHECK(index.device() == device, op, ": operands must be on one device; got an index on ", index.device(),
+             " and ", device, "; copy one with to()");
+  if (device.is_cuda()) return;
   const Tensor flat = row_major(index);
   const int64_t* const positions = flat.data<int64_t>();
   for (int64_t i = 0; i < flat.numel(); ++i) {
@@ -73,6 +80,10 @@ void for_each_place(const Tensor& index, const Tensor& x, int axis, Fn fn) {
 
 Tensor gather_values(const Tensor& x, int axis, const Tensor& index) {
   const Tensor y = empty(index.shape(), x.dtype(), x.device());
+  if (x.is_cuda()) {
+    detail::gather_cuda(y, x, axis, index);
+    return y;
+  }
   dispatch_all(x.dtype(), [&]<class T>() {
     const T* const in = x.data<T>();
     T* const out = y.data<T>();
@@ -84,6 +95,7 @@ Tensor gather_values(const Tensor& x, int axis, const Tensor& index) {
 /// target[..., index[i...], ...] += values[i...]
 void scatter_into(const Tensor& target, int axis, const Tensor& index, const Tensor& values, const char* op) {
   const Tensor source = row_major(values);
+  if (target.is_cuda()) return detail::scatter_add_cuda(target, axis, index, source, op);
   detail::dispatch_arithmetic(target.dtype(), op, [&]<class T>() {
     const T* const in = source.data<T>();
     T* const out = target.data<T>();
@@ -112,7 +124,7 @@ struct ScatterAddNode final : Node {
 };
 
 /// target[..., index[i], ...] += values[..., i, ...]; target is contiguous.
-void add_slices(const Tensor& target, int axis, const Tensor& index, const Tensor& values, const char* op) {
+void add_slices_cpu(const Tensor& target, int axis, const Tensor& index, const Tensor& values, const char* op) {
   const Tensor source = row_major(values);
   const AroundAxis to(target.shape(), axis);
   const int64_t count = index.numel();
@@ -141,6 +153,20 @@ void add_slices(const Tensor& target, int axis, const Tensor& index, const Tenso
   });
 }
 
+/// base, or zeros of this shape without one, with values[..., i, ...] added to slice index[i].
+Tensor with_added_slices(const Tensor& base, const Shape& shape, int axis, const Tensor& index, const Tensor& values,
+                         const char* op) {
+  if (values.is_cuda()) {
+    const Tensor y = empty(shape, values.dtype(), values.device());
+    const Tensor dense_base = base.defined() ? row_major(base) : Tensor();
+    detail::add_slices_cuda(y, dense_base, axis, index, row_major(values), op);
+    return y;
+  }
+  const Tensor y = base.defined() ? clone(base) : zeros(shape, values.dtype(), values.device());
+  add_slices_cpu(y, axis, index, values, op);
+  return y;
+}
+
 /// The slices of x at these positions.
 Tensor copy_slices(const Tensor& x, int axis, const Tensor& index) {
   const Tensor source = row_major(x);
@@ -148,6 +174,10 @@ Tensor copy_slices(const Tensor& x, int axis, const Tensor& index) {
   shape[axis] = index.numel();
   const Tensor y = empty(shape, x.dtype(), x.device());
   if (y.numel() == 0) return y;
+  if (x.is_cuda()) {
+    detail::copy_slices_cuda(y, source, axis, index);
+    return y;
+  }
   const AroundAxis around(x.shape(), axis);
   const int64_t row = around.inner * size_in_bytes(x.dtype()), count = index.numel();
   const int64_t* const positions = index.data<int64_t>();
@@ -169,9 +199,7 @@ struct IndexSelectNode final : Node {
   Saved index{this, "index"};
 
   Tensors backward(const Tensors& dy) override {
-    const Tensor dx = zeros(x_shape, dy[0].dtype(), dy[0].device());
-    add_slices(dx, axis, *index, dy[0], "index_select");
-    return {dx};
+    return {with_added_slices(Tensor(), x_shape, axis, *index, dy[0], "index_select")};
   }
 };
 
@@ -190,7 +218,7 @@ struct IndexAddNode final : Node {
 Tensor gather(const Tensor& x, int axis, const Tensor& index) {
   const int at = normalize_axis(axis, x.dims(), "gather");
   check_gather_shapes(index, x.shape(), at, "gather");
-  check_index(index, x.shape()[at], "gather");
+  check_index(index, x.device(), x.shape()[at], "gather");
   const Tensor places = row_major(index);
   const Tensor y = gather_values(x, at, places);
   if (auto* node = record<GatherNode>(y, {x}, x.shape(), at)) node->index = places;
@@ -202,7 +230,7 @@ Tensor scatter_add(const Tensor& values, int axis, const Tensor& index, int64_t 
   CAMO_CHECK(index.shape() == values.shape(), "scatter_add: the index must have the shape of the values; got index ",
              index.shape(), ", values ", values.shape());
   CAMO_CHECK(extent >= 0, "scatter_add: the extent must not be negative; got ", extent);
-  check_index(index, extent, "scatter_add");
+  check_index(index, values.device(), extent, "scatter_add");
   const Tensor places = row_major(index);
   Shape shape = values.shape();
   shape[at] = extent;
@@ -215,7 +243,7 @@ Tensor scatter_add(const Tensor& values, int axis, const Tensor& index, int64_t 
 Tensor index_select(const Tensor& x, int axis, const Tensor& index) {
   const int at = normalize_axis(axis, x.dims(), "index_select");
   CAMO_CHECK(index.dims() == 1, "index_select: the index must be a vector; got ", index.shape());
-  check_index(index, x.shape()[at], "index_select");
+  check_index(index, x.device(), x.shape()[at], "index_select");
   const Tensor places = row_major(index);
   const Tensor y = copy_slices(x, at, places);
   if (auto* node = record<IndexSelectNode>(y, {x}, x.shape(), at)) node->index = places;
@@ -230,10 +258,9 @@ Tensor index_add(const Tensor& x, int axis, const Tensor& index, const Tensor& v
   wanted[at] = index.numel();
   CAMO_CHECK(values.shape() == wanted, "index_add: values must be ", wanted, ", one slice of x for each index; got ",
              values.shape(), ", x ", x.shape(), ", index ", index.shape());
-  check_index(index, x.shape()[at], "index_add");
+  check_index(index, x.device(), x.shape()[at], "index_add");
   const Tensor places = row_major(index);
-  const Tensor y = clone(x);
-  add_slices(y, at, places, values, "index_add");
+  const Tensor y = with_added_slices(x, x.shape(), at, places, values, "index_add");
   if (auto* node = record<IndexAddNode>(y, {x, values}, at)) node->index = places;
   return y;
 }

@@ -6,16 +6,20 @@
 //   max, min      dx = dy / (number of equal ones) where x = y  saves x, y
 //   norm          dx = dy x / y, 0 where y = 0                  saves x, y
 //
-// f32 accumulates in double within a pass.
+// All floating types accumulate in double within a pass; on CUDA results between passes are double as well.
 #include <cmath>
 
 #include "core/autograd.h"
+#include "core/strided_loop.h"
 #include "ops/detail/elementwise.h"
 #include "ops/detail/reduce_loops.h"
-#include "core/strided_loop.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/shape_ops.h"
+#ifdef __CUDACC__
+#include "core/cuda/elementwise.cuh"
+#include "ops/detail/reduce_device.cuh"
+#endif
 
 namespace camo {
 
@@ -48,65 +52,126 @@ struct Axes {
   }
 };
 
-/// Runs the passes; `first` is the source of the first one, over elements of shape `shape` in row-major order.
+/// What becomes of each result.
+struct Finish {
+  double divisor = 1;
+  bool root = false;
+};
+
+/// `first` is the source of the first pass, over elements of shape `shape` in row-major order.
 template <class Reducer, class T, class Source>
-void reduce_passes(const Tensor& y, Source first, const Shape& shape,
-                   const std::array<bool, Shape::kMaxDims>& reduced) {
+void reduce_cpu(const Tensor& y, Source first, const Shape& shape, const std::array<bool, Shape::kMaxDims>& reduced,
+                Finish finish = {}) {
   T* const out = y.data<T>();
   if (y.numel() == 0) return;
   if (shape.numel() == 0) {
     std::fill_n(out, y.numel(), static_cast<T>(Reducer::identity()));
     return;
   }
-  Shape extents;  // of groups of neighbours, alternately kept and reduced
-  std::vector<bool> is_reduced;
-  for (int i = 0; i < shape.size(); ++i) {
-    if (shape[i] == 1) continue;
-    const bool flag = reduced[static_cast<size_t>(i)];
-    if (!extents.empty() && is_reduced.back() == flag) {
-      extents[extents.size() - 1] *= shape[i];
-    } else {
-      extents.push_back(shape[i]);
-      is_reduced.push_back(flag);
-    }
-  }
-  const int passes = static_cast<int>(std::count(is_reduced.begin(), is_reduced.end(), true));
-  if (passes == 0) return detail::reduce_middle<Reducer>(out, first, y.numel(), 1, 1);
+  const std::vector<detail::Pass> passes = detail::plan_passes(shape, reduced);
   Tensor input;  // the result of the pass before
-  for (int pass = 0; pass < passes; ++pass) {
-    int group = extents.size() - 1;
-    while (!is_reduced[static_cast<size_t>(group)]) --group;
-    int64_t outer = 1, inner = 1;
-    for (int i = 0; i < group; ++i) outer *= extents[i];
-    for (int i = group + 1; i < extents.size(); ++i) inner *= extents[i];
-    const int64_t extent = extents[group];
-    const Tensor output = pass == passes - 1 ? y : empty({outer * inner}, y.dtype(), y.device());
-    if (pass == 0) detail::reduce_middle<Reducer>(output.data<T>(), first, outer, extent, inner);
+  for (size_t i = 0; i < passes.size(); ++i) {
+    const auto [outer, extent, inner] = passes[i];
+    const Tensor output = i + 1 == passes.size() ? y : empty({outer * inner}, y.dtype(), cpu);
+    if (i == 0) detail::reduce_middle<Reducer>(output.data<T>(), first, outer, extent, inner);
     else detail::reduce_middle<Reducer>(output.data<T>(), detail::Elements<T>{input.data<T>()}, outer, extent, inner);
     input = output;
-    extents.erase(group);
-    is_reduced.erase(is_reduced.begin() + group);
+  }
+  if (finish.divisor != 1)
+    for (int64_t i = 0; i < y.numel(); ++i) out[i] = static_cast<T>(static_cast<double>(out[i]) / finish.divisor);
+  if (finish.root)
+    for (int64_t i = 0; i < y.numel(); ++i) out[i] = static_cast<T>(std::sqrt(out[i]));
+}
+
+#ifdef __CUDACC__
+template <template <class> class Reducer, class T, class Source, class Done>
+void reduce_cuda(const Tensor& y, Source first, const Shape& shape, const std::array<bool, Shape::kMaxDims>& reduced,
+                 Done done, const char* op) {
+  using Acc = typename Reducer<typename Source::Value>::Acc;
+  if (y.numel() == 0) return;
+  if (shape.numel() == 0) return fill(y, 0);  // only sums have empty ranges
+  const detail::StoreResult<T, Done> result{y.data<T>(), done};
+  const std::vector<detail::Pass> passes = detail::plan_passes(shape, reduced);
+  const auto [outer, extent, inner] = passes[0];
+  if (passes.size() == 1) {
+    return detail::reduce_middle_cuda<Reducer>(y.device(), first, result, outer, extent, inner, op);
+  }
+  const auto make = [&](const detail::Pass& pass) {
+    return empty({pass.outer, pass.inner}, dtype_of<Acc>, y.device());
+  };
+  using Store = detail::StoreResult<Acc, detail::Keep>;
+  Tensor input = make(passes[0]);  // the result of the pass before
+  detail::reduce_middle_cuda<Reducer>(y.device(), first, Store{input.data<Acc>(), {}}, outer, extent, inner, op);
+  for (size_t i = 1; i < passes.size(); ++i) {
+    const detail::Pass& pass = passes[i];
+    const detail::DeviceElements<Acc> source{input.data<Acc>()};
+    if (i + 1 == passes.size()) {
+      return detail::reduce_again_cuda<Reducer>(y.device(), source, result, pass.outer, pass.extent, pass.inner, op);
+    }
+    const Tensor output = make(pass);
+    detail::reduce_again_cuda<Reducer>(y.device(), source, Store{output.data<Acc>(), {}}, pass.outer, pass.extent,
+                                       pass.inner, op);
+    input = output;
   }
 }
+#endif
 
 /// A contiguous tensor outside of any graph.
 Tensor row_major(const Tensor& x) { return x.is_contiguous() ? x : clone(x); }
 
 template <template <class> class Reducer>
-Tensor reduce(const Tensor& x, const Axes& axes, const char* op) {
-  return detail::dispatch_arithmetic(x.dtype(), op, [&]<class T>() {
-    const Tensor source = row_major(x);
-    const Tensor y = empty(axes.result, x.dtype(), x.device());
-    reduce_passes<Reducer<T>, T>(y, detail::Elements<T>{source.data<T>()}, x.shape(), axes.reduced);
-    return y;
+void reduce_elements_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& x,
+                          [[maybe_unused]] const std::array<bool, Shape::kMaxDims>& reduced,
+                          [[maybe_unused]] double divisor, [[maybe_unused]] const char* op) {
+#ifdef __CUDACC__
+  cuda::dispatch_arithmetic(x.dtype(), op, [&]<class T>() {
+    const detail::DeviceElements<T> source{x.data<T>()};
+    constexpr bool is_sum = std::is_same_v<Reducer<float>, detail::SumReducer<float>>;
+    if constexpr (is_sum && !std::is_same_v<T, int64_t>)
+      reduce_cuda<Reducer, T>(y, source, x.shape(), reduced, detail::DivideBy{divisor}, op);
+    else reduce_cuda<Reducer, T>(y, source, x.shape(), reduced, detail::Keep{}, op);
   });
+#endif
 }
 
-/// Changes the elements of a fresh contiguous tensor.
-template <class T, class Fn>
-void change(const Tensor& y, Fn fn) {
-  T* const data = y.data<T>();
-  for (int64_t i = 0; i < y.numel(); ++i) data[i] = static_cast<T>(fn(data[i]));
+void norm_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& x,
+               [[maybe_unused]] const std::array<bool, Shape::kMaxDims>& reduced) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(x.dtype(), "norm", [&]<class T>() {
+    reduce_cuda<detail::SumReducer, T>(y, detail::DeviceSquares<T>{x.data<T>()}, x.shape(), reduced,
+                                       detail::SquareRoot{}, "norm");
+  });
+#endif
+}
+
+void sum_products_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& a,
+                       [[maybe_unused]] const Tensor& b,
+                       [[maybe_unused]] const std::array<bool, Shape::kMaxDims>& reduced) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(a.dtype(), "mul", [&]<class T>() {
+    reduce_cuda<detail::SumReducer, T>(y, detail::DeviceProducts<T>{a.data<T>(), b.data<T>()}, a.shape(), reduced,
+                                       detail::DivideBy{1}, "mul");
+  });
+#endif
+}
+
+/// The reduction of x to a tensor of shape `result`, divided by `divisor`; the axes are marked in `reduced`.
+template <template <class> class Reducer>
+Tensor reduce(const Tensor& x, const Shape& result, const std::array<bool, Shape::kMaxDims>& reduced, const char* op,
+              double divisor = 1) {
+  const auto prepare = [&] { return std::pair(row_major(x), empty(result, x.dtype(), x.device())); };
+  if (x.is_cuda()) {
+    CAMO_CHECK(is_floating(x.dtype()) || x.dtype() == i64, op, ": computes in floating dtypes and i64; got ", x.dtype(),
+               "; convert with to(x, f32)");
+    const auto [source, y] = prepare();
+    reduce_elements_cuda<Reducer>(y, source, reduced, divisor, op);
+    return y;
+  }
+  return detail::dispatch_arithmetic(x.dtype(), op, [&]<class T>() -> Tensor {
+    const auto [source, y] = prepare();
+    reduce_cpu<Reducer<T>, T>(y, detail::Elements<T>{source.template data<T>()}, x.shape(), reduced, {divisor});
+    return y;
+  });
 }
 
 /// A view of a gradient with the reduced axes back as extents of 1.
@@ -127,6 +192,39 @@ struct MeanNode final : Node {
   }
 };
 
+#ifdef __CUDACC__
+struct IsEqual {
+  template <class T>
+  __device__ T operator()(T p, T q) const {
+    return T(p == q);
+  }
+};
+struct OverLength {
+  template <class T>
+  __device__ T operator()(T d, T length) const {
+    return length > T(0) ? d / length : T(0);
+  }
+};
+#endif
+
+/// 1 where x is y, else 0.
+void mark_equal_cuda([[maybe_unused]] const Tensor& marks, [[maybe_unused]] const Tensor& x,
+                     [[maybe_unused]] const Tensor& y) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(x.dtype(), "max",
+                          [&]<class T>() { cuda::elementwise<true, T, T, T>("max", marks, IsEqual{}, x, y); });
+#endif
+}
+
+/// dy / y, 0 where y is 0
+void scale_of_norm_cuda([[maybe_unused]] const Tensor& scale, [[maybe_unused]] const Tensor& dy,
+                        [[maybe_unused]] const Tensor& y) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(y.dtype(), "norm",
+                          [&]<class T>() { cuda::elementwise<false, T, T, T>("norm", scale, OverLength{}, dy, y); });
+#endif
+}
+
 struct ExtremumOverAxesNode final : Node {
   ExtremumOverAxesNode(const char* name, Shape with_ones) : Node(name), kept(with_ones) {}
   Shape kept;
@@ -134,9 +232,11 @@ struct ExtremumOverAxesNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     const Tensor is_extreme = empty_like(*x);
-    dispatch_floating(x->dtype(), name().c_str(), [&]<class T>() {
-      detail::map<T, T>(is_extreme, *x, with_kept_axes(*y, kept), [](T p, T q) { return T(p == q); });
-    });
+    if (x->is_cuda()) mark_equal_cuda(is_extreme, *x, with_kept_axes(*y, kept));
+    else
+      dispatch_floating(x->dtype(), name().c_str(), [&]<class T>() {
+        detail::map<T, T>(is_extreme, *x, with_kept_axes(*y, kept), [](T p, T q) { return T(p == q); });
+      });
     const Tensor share = div(with_kept_axes(dy[0], kept), sum_to(is_extreme, kept));
     return {mul(is_extreme, share)};
   }
@@ -146,7 +246,7 @@ template <template <class> class Reducer>
 Tensor extremum(const Tensor& x, const Shape& over, bool keep_dims, const char* op) {
   const Axes axes(x, over, keep_dims, op);
   axes.check_not_empty(x, op);
-  const Tensor y = reduce<Reducer>(x, axes, op);
+  const Tensor y = reduce<Reducer>(x, axes.result, axes.reduced, op);
   if (auto* node = record<ExtremumOverAxesNode>(y, {x}, op, axes.kept)) {
     node->x = x;
     node->y = y;
@@ -161,9 +261,11 @@ struct NormNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     const Tensor scale = empty_like(*y);
-    dispatch_floating(y->dtype(), "norm", [&]<class T>() {
-      detail::map<T, T>(scale, dy[0], *y, [](T d, T length) { return length > 0 ? d / length : T(0); });
-    });
+    if (y->is_cuda()) scale_of_norm_cuda(scale, dy[0], *y);
+    else
+      dispatch_floating(y->dtype(), "norm", [&]<class T>() {
+        detail::map<T, T>(scale, dy[0], *y, [](T d, T length) { return length > 0 ? d / length : T(0); });
+      });
     return {mul(*x, with_kept_axes(scale, kept))};
   }
 };
@@ -180,7 +282,7 @@ std::array<bool, Shape::kMaxDims> axes_to_sum(const Shape& x, const Shape& shape
 
 Tensor sum(const Tensor& x, const Shape& axes, bool keep_dims) {
   const Axes over(x, axes, keep_dims, "sum");
-  const Tensor y = reduce<detail::SumReducer>(x, over, "sum");
+  const Tensor y = reduce<detail::SumReducer>(x, over.result, over.reduced, "sum");
   record<SumNode>(y, {x}, "sum", over.kept, x.shape());
   return y;
 }
@@ -188,12 +290,10 @@ Tensor sum(const Tensor& x, const Shape& axes, bool keep_dims) {
 Tensor mean(const Tensor& x, const Shape& axes, bool keep_dims) {
   const Axes over(x, axes, keep_dims, "mean");
   over.check_not_empty(x, "mean");
-  return dispatch_floating(x.dtype(), "mean", [&]<class T>() {
-    const Tensor y = reduce<detail::SumReducer>(x, over, "mean");
-    change<T>(y, [count = static_cast<double>(over.count)](T value) { return static_cast<double>(value) / count; });
-    record<MeanNode>(y, {x}, over.kept, x.shape(), over.count);
-    return y;
-  });
+  detail::check_computes(x, "mean");
+  const Tensor y = reduce<detail::SumReducer>(x, over.result, over.reduced, "mean", static_cast<double>(over.count));
+  record<MeanNode>(y, {x}, over.kept, x.shape(), over.count);
+  return y;
 }
 
 Tensor max(const Tensor& x, const Shape& axes, bool keep_dims) {
@@ -206,60 +306,33 @@ Tensor min(const Tensor& x, const Shape& axes, bool keep_dims) {
 
 Tensor norm(const Tensor& x, const Shape& axes, bool keep_dims) {
   const Axes over(x, axes, keep_dims, "norm");
-  return dispatch_floating(x.dtype(), "norm", [&]<class T>() {
-    const Tensor source = row_major(x);
-    const Tensor y = empty(over.result, x.dtype(), x.device());
-    reduce_passes<detail::SumReducer<T>, T>(y, detail::Squares<T>{source.data<T>()}, x.shape(), over.reduced);
-    change<T>(y, [](T value) { return std::sqrt(value); });
-    if (auto* node = record<NormNode>(y, {x}, over.kept)) {
-      node->x = x;
-      node->y = y;
-    }
-    return y;
-  });
-}
-
-Tensor argmax(const Tensor& x, int axis, bool keep_dims) {
-  const Axes over(x, {axis}, keep_dims, "argmax");
-  over.check_not_empty(x, "argmax");
-  return detail::dispatch_arithmetic(x.dtype(), "argmax", [&]<class T>() {
-    const Tensor source = row_major(x);
-    const Tensor y = empty(over.result, i64, x.device());
-    const int at = normalize_axis(axis, x.dims(), "argmax");
-    int64_t inner = 1;
-    for (int i = at + 1; i < x.dims(); ++i) inner *= x.shape()[i];
-    const T* const in = source.data<T>();
-    int64_t* const out = y.data<int64_t>();
-    const int64_t extent = over.count;
-    parallel_for(y.numel(), std::max<int64_t>(1, 16384 / extent), [=](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const T* const run = in + (i / inner) * extent * inner + i % inner;
-        int64_t best = 0;
-        for (int64_t k = 1; k < extent; ++k) {
-          const T value = run[k * inner], largest = run[best * inner];
-          if (value > largest || (value != value && largest == largest)) best = k;  // the first NaN wins
-        }
-        out[i] = best;
-      }
+  detail::check_computes(x, "norm");
+  const Tensor source = row_major(x);
+  const Tensor y = empty(over.result, x.dtype(), x.device());
+  if (x.is_cuda()) {
+    norm_cuda(y, source, over.reduced);
+  } else {
+    dispatch_floating(x.dtype(), "norm", [&]<class T>() {
+      reduce_cpu<detail::SumReducer<T>, T>(y, detail::Squares<T>{source.data<T>()}, x.shape(), over.reduced,
+                                           {.root = true});
     });
-    return y;
-  });
+  }
+  if (auto* node = record<NormNode>(y, {x}, over.kept)) {
+    node->x = x;
+    node->y = y;
+  }
+  return y;
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   CAMO_CHECK(shape.size() <= x.dims() && broadcast_shapes(x.shape(), shape, "sum_to") == x.shape(),
              "sum_to: the shape must broadcast to x's; got ", shape, ", x ", x.shape());
-  return detail::dispatch_arithmetic(x.dtype(), "sum_to", [&]<class T>() {
-    const Tensor source = row_major(x);
-    const Tensor y = empty(shape, x.dtype(), x.device());
-    reduce_passes<detail::SumReducer<T>, T>(y, detail::Elements<T>{source.data<T>()}, x.shape(),
-                                            axes_to_sum(x.shape(), shape));
-    Shape kept = shape;
-    while (kept.size() < x.dims()) kept.insert(0, 1);
-    record<SumNode>(y, {x}, "sum_to", kept, x.shape());
-    return y;
-  });
+  const Tensor y = reduce<detail::SumReducer>(x, shape, axes_to_sum(x.shape(), shape), "sum_to");
+  Shape kept = shape;
+  while (kept.size() < x.dims()) kept.insert(0, 1);
+  record<SumNode>(y, {x}, "sum_to", kept, x.shape());
+  return y;
 }
 
 Tensor detail::sum_product_to(const Tensor& a, const Tensor& b, const Shape& shape) {
@@ -267,11 +340,16 @@ Tensor detail::sum_product_to(const Tensor& a, const Tensor& b, const Shape& sha
   if (a.shape() == shape || a.shape() != b.shape() || !a.is_contiguous() || !b.is_contiguous()) {
     return sum_to(mul(a, b), shape);
   }
-  return dispatch_floating(a.dtype(), "mul", [&]<class T>() {
-    const Tensor y = empty(shape, a.dtype(), a.device());
-    reduce_passes<SumReducer<T>, T>(y, Products<T>{a.data<T>(), b.data<T>()}, a.shape(), axes_to_sum(a.shape(), shape));
-    return y;
-  });
+  const Tensor y = empty(shape, a.dtype(), a.device());
+  const auto reduced = axes_to_sum(a.shape(), shape);
+  if (a.is_cuda()) {
+    sum_products_cuda(y, a, b, reduced);
+  } else {
+    dispatch_floating(a.dtype(), "mul", [&]<class T>() {
+      reduce_cpu<SumReducer<T>, T>(y, Products<T>{a.data<T>(), b.data<T>()}, a.shape(), reduced);
+    });
+  }
+  return y;
 }
 
 }  // namespace camo

@@ -7,16 +7,19 @@
 
 #include "core/autograd.h"
 #include "core/parallel.h"
+#include "ops/detail/elementwise.h"
 #include "ops/shape_ops.h"
+#ifdef __CUDACC__
+#include "core/cuda/packs.cuh"
+#endif
 
 namespace camo {
 
 namespace {
 
-/// Whether element i comes before element j: a total order, so that the result is unique.
+/// Whether element i, a, comes before element j, b: a total order, so that the result is unique.
 template <class T>
-bool comes_before(const T* row, int64_t i, int64_t j) {
-  const T a = row[i], b = row[j];
+CAMO_HOST_DEVICE bool comes_before(T a, int64_t i, T b, int64_t j) {
   const bool a_nan = a != a, b_nan = b != b;
   if (a_nan || b_nan) return a_nan == b_nan ? i < j : a_nan;
   return a == b ? i < j : a > b;
@@ -26,7 +29,7 @@ bool comes_before(const T* row, int64_t i, int64_t j) {
 template <class T>
 void rank(int64_t* order, const T* row, int64_t extent, int64_t k) {
   constexpr int64_t kInsertionLimit = 8;  // up to here insertion into a sorted list beats a heap
-  const auto before = [row](int64_t i, int64_t j) { return comes_before(row, i, j); };
+  const auto before = [row](int64_t i, int64_t j) { return comes_before(row[i], i, row[j], j); };
   if (k > kInsertionLimit) {
     std::iota(order, order + extent, 0);
     std::partial_sort(order, order + k, order + extent, before);
@@ -56,6 +59,38 @@ void top_k_rows(T* values, int64_t* indices, const T* x, int64_t rows, int64_t e
   });
 }
 
+#ifdef __CUDACC__
+/// A thread for each element: it counts the elements of its row that come before it, which is its place. The square of
+/// the row's length in work, but without any order to keep: rows are short (the experts of a picture).
+template <class T>
+struct RankElement {
+  T* values;
+  int64_t* indices;
+  const T* x;
+  int64_t extent, k;
+
+  __device__ void operator()(int64_t at) const {
+    using V = cuda::Value<T>;
+    const int64_t row = at / extent, i = at - row * extent;
+    const V mine = convert<V>(x[at]);
+    int64_t place = 0;
+    for (int64_t j = 0; j < extent; ++j) place += comes_before(convert<V>(x[row * extent + j]), j, mine, i);
+    if (place >= k) return;
+    values[row * k + place] = x[at];
+    indices[row * k + place] = i;
+  }
+};
+#endif
+
+void top_k_cuda([[maybe_unused]] const TopK& result, [[maybe_unused]] const Tensor& x, [[maybe_unused]] int64_t k) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(x.dtype(), "top_k", [&]<class T>() {
+    cuda::for_each(x.device(), x.numel(), "top_k",
+                   RankElement<T>{result.values.data<T>(), result.indices.data<int64_t>(), x.data<T>(), x.size(-1), k});
+  });
+#endif
+}
+
 struct TopKNode final : Node {
   explicit TopKNode(int64_t of) : Node("top_k"), extent(of) {}
   int64_t extent;
@@ -69,18 +104,23 @@ TopK top_k(const Tensor& x, int64_t k) {
   CAMO_CHECK(x.dims() >= 1, "top_k: x must have an axis; got ", x.shape());
   const int64_t extent = x.shape().back();
   CAMO_CHECK(0 <= k && k <= extent, "top_k: k must lie within the last extent of x; got k ", k, ", x ", x.shape());
-  return dispatch_floating(x.dtype(), "top_k", [&]<class T>() {
-    const Tensor source = x.is_contiguous() ? x : clone(x);
-    Shape shape = x.shape();
-    shape[x.dims() - 1] = k;
-    const TopK result{empty(shape, x.dtype(), x.device()), empty(shape, i64, x.device())};
-    if (result.values.numel() > 0) {
-      top_k_rows(result.values.data<T>(), result.indices.data<int64_t>(), source.data<T>(), x.numel() / extent, extent,
-                 k);
+  detail::check_computes(x, "top_k");
+  const Tensor source = x.is_contiguous() ? x : clone(x);
+  Shape shape = x.shape();
+  shape[x.dims() - 1] = k;
+  const TopK result{empty(shape, x.dtype(), x.device()), empty(shape, i64, x.device())};
+  if (result.values.numel() > 0) {
+    if (x.is_cuda()) {
+      top_k_cuda(result, source, k);
+    } else {
+      dispatch_floating(x.dtype(), "top_k", [&]<class T>() {
+        top_k_rows(result.values.data<T>(), result.indices.data<int64_t>(), source.data<T>(), x.numel() / extent,
+                   extent, k);
+      });
     }
-    if (auto* node = record<TopKNode>(result.values, {x}, extent)) node->indices = result.indices;
-    return result;
-  });
+  }
+  if (auto* node = record<TopKNode>(result.values, {x}, extent)) node->indices = result.indices;
+  return result;
 }
 
 }  // namespace camo

@@ -124,7 +124,7 @@ void elementwise(const char* name, const Tensor& y, Fn fn, const Operands&... op
 template <class Fn>
 decltype(auto) dispatch_arithmetic(DType dtype, const char* op, Fn&& fn) {
   if (dtype == DType::i64) return std::forward<Fn>(fn).template operator()<int64_t>();
-  return dispatch_floating(dtype, op, std::forward<Fn>(fn));
+  return cuda::dispatch_floating(dtype, op, std::forward<Fn>(fn));
 }
 
 /// The element as it is.

@@ -31,4 +31,15 @@ __device__ void store_pack(T* p, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 
+/// Calls `fn.template operator()<U>()` with the unsigned type of 1, 2, 4 or 8 bytes, for plain copies.
+template <class Fn>
+void dispatch_bytes(int64_t bytes, Fn&& fn) {
+  switch (bytes) {
+    case 1: return fn.template operator()<uint8_t>();
+    case 2: return fn.template operator()<uint16_t>();
+    case 4: return fn.template operator()<uint32_t>();
+    default: return fn.template operator()<uint64_t>();
+  }
+}
+
 }  // namespace camo::cuda

@@ -15,6 +15,17 @@ decltype(auto) dispatch_arithmetic(DType dtype, const char* op, Fn&& fn) {
   fail(ErrorCode::general, op, ": computes in f32, f64 or i64 on the CPU; got ", dtype, "; convert with to(x, f32)");
 }
 
+/// x has a dtype that floating-point operations compute in on its device: f32 and f64, on CUDA the 16-bit types too.
+inline void check_computes(const Tensor& x, const char* op) {
+  if (x.is_cuda()) {
+    CAMO_CHECK(is_floating(x.dtype()), op, ": computes in floating dtypes; got ", x.dtype(),
+               "; convert with to(x, f32)");
+  } else {
+    CAMO_CHECK(x.dtype() == f32 || x.dtype() == f64, op, ": computes in f32 or f64 on the CPU; got ", x.dtype(),
+               "; convert with to(x, f32)");
+  }
+}
+
 inline void check_same_kind(const Tensor& a, const Tensor& b, const char* op) {
   CAMO_CHECK(a.dtype() == b.dtype(), op, ": operands must have one dtype; got ", a.dtype(), " and ", b.dtype(),
              "; convert one with to()");

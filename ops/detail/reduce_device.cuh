@@ -374,4 +374,12 @@ void reduce_middle_cuda(Device device, Source source, Store store, int64_t outer
   else launch_reduction<Reducer, 1>(task, false);
 }
 
+/// The same for later passes over results of an earlier one, which are small: fewer kernels.
+template <template <class> class Reducer, class Source, class Store>
+void reduce_again_cuda(Device device, Source source, Store store, int64_t outer, int64_t reduced, int64_t inner,
+                       const char* name) {
+  launch_reduction<Reducer, 1>(DeviceReduction<Source, Store>{device, source, store, outer, reduced, inner, name},
+                               false);
+}
+
 }  // namespace camo::detail

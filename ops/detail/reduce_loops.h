@@ -13,8 +13,41 @@
 
 #include "core/half.h"
 #include "core/parallel.h"
+#include "core/shape.h"
 
 namespace camo::detail {
+
+/// One pass: [outer, extent, inner] -> [outer, inner].
+struct Pass {
+  int64_t outer = 1, extent = 1, inner = 1;
+};
+
+/// The passes that reduce these axes of `shape`, at least one. No extent is 0.
+inline std::vector<Pass> plan_passes(const Shape& shape, const std::array<bool, Shape::kMaxDims>& reduced) {
+  Shape extents;  // of groups of neighbours, alternately kept and reduced
+  std::vector<bool> is_reduced;
+  for (int i = 0; i < shape.size(); ++i) {
+    if (shape[i] == 1) continue;
+    const bool flag = reduced[static_cast<size_t>(i)];
+    if (!extents.empty() && is_reduced.back() == flag) {
+      extents[extents.size() - 1] *= shape[i];
+    } else {
+      extents.push_back(shape[i]);
+      is_reduced.push_back(flag);
+    }
+  }
+  std::vector<Pass> passes;
+  for (int group = extents.size() - 1; group >= 0; --group) {
+    if (!is_reduced[static_cast<size_t>(group)]) continue;
+    Pass pass{.extent = extents[group]};
+    for (int i = 0; i < group; ++i) pass.outer *= extents[i];
+    for (int i = group + 1; i < extents.size(); ++i) pass.inner *= extents[i];
+    passes.push_back(pass);
+    extents[group] = 1;
+  }
+  if (passes.empty()) passes.push_back({1, 1, shape.numel()});
+  return passes;
+}
 
 /// Floats are summed in double.
 template <class T>
