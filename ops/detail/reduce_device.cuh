@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(512) reduce_columns_kernel(Source source, Stor
 #pragma unroll
   for (int n = 0; n < N; ++n) acc[n] = Reducer::identity();
   if (active) {
-    const int64_t end = min(reduced, first + split_rows), base = outer * reduced * inner + column;
+    const int64_t end = ::min(reduced, first + split_rows), base = outer * reduced * inner + column;
     int64_t r = first + row;
     for (; r + 3 * rows < end; r += 4 * rows) {
       V values[4][N];
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
   using Acc = typename Reducer::Acc;
   using V = typename Source::Value;
   const int64_t outer = blockIdx.x / splits, begin = int64_t{blockIdx.x % splits} * split_size;
-  const int64_t end = min(reduced, begin + split_size), base = outer * reduced, step = int64_t{blockDim.x} * N;
+  const int64_t end = ::min(reduced, begin + split_size), base = outer * reduced, step = int64_t{blockDim.x} * N;
   Acc acc = Reducer::identity();
   int64_t i = begin + int64_t{threadIdx.x} * N;
   for (; i + 3 * step + N <= end; i += 4 * step) {

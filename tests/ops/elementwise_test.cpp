@@ -240,25 +240,30 @@ TEST(Elementwise, ConvertsDtypesAndGradients) {
   EXPECT_EQ(x.grad().dtype(), f64);
   EXPECT_EQ(x.grad().to_vector<double>(), (std::vector<double>{2, 2, 2}));
   EXPECT_TRUE(to(x, f64).same_as(x));
-  EXPECT_TRUE(to(x, cpu).same_as(x));
+  EXPECT_TRUE(to(x, x.device()).same_as(x));
   EXPECT_FALSE(to(x, boolean).requires_grad());
   EXPECT_EQ(to(x, boolean).to_vector<int64_t>(), (std::vector<int64_t>{1, 1, 0}));
 }
 
 TEST(Elementwise, WrongInputsAreNamed) {
-  const Tensor x = zeros({2, 3}), d = zeros({2, 3}, f64), whole = zeros({2, 3}, i64), bytes = zeros({2, 3}, u8);
+  const Tensor x = zeros({2, 3}), d = zeros({2, 3}, f64), whole = zeros({2, 3}, i64);
   EXPECT_ERROR(add(x, d), "add: operands must have one dtype; got f32 and f64; convert one with to()");
   EXPECT_ERROR(mul(x, zeros({2})), "mul: shapes must broadcast; got [2, 3] and [2]");
   EXPECT_ERROR(greater(x, whole), "greater: operands must have one dtype; got f32 and i64");
-  EXPECT_ERROR(div(whole, whole), "div: computes in f32 or f64 on the CPU; got i64");
-  EXPECT_ERROR(add(bytes, bytes), "add: computes in f32, f64 or i64 on the CPU; got u8; convert with to(x, f32)");
-  EXPECT_ERROR(gelu(to(x, bf16)), "gelu: computes in f32 or f64 on the CPU; got bf16");
   EXPECT_ERROR(mul(whole, 0.5), "mul: an i64 tensor takes a whole number; got 0.5; convert with to(x, f32)");
   EXPECT_ERROR(add(whole, 0.5), "add: an i64 tensor takes a whole number; got 0.5");
   EXPECT_ERROR(clamp(x, 1, 0), "clamp: low must not be above high; got 1 and 0");
   EXPECT_ERROR(where(x, x, x), "where: the condition must be bool; got f32");
   EXPECT_ERROR(where(zeros({2, 3}, boolean), x, d), "where: operands must have one dtype; got f32 and f64");
   EXPECT_ERROR(where(zeros({4}, boolean), x, x), "where: shapes must broadcast; got [4] and [2, 3]");
+}
+
+TEST(Elementwise, DtypesThatTheCpuDoesNotComputeInAreNamed) {
+  set_default_device(cpu);
+  const Tensor x = zeros({2, 3}), whole = zeros({2, 3}, i64), bytes = zeros({2, 3}, u8);
+  EXPECT_ERROR(div(whole, whole), "div: computes in f32 or f64 on the CPU; got i64");
+  EXPECT_ERROR(add(bytes, bytes), "add: computes in f32, f64 or i64 on the CPU; got u8; convert with to(x, f32)");
+  EXPECT_ERROR(gelu(to(x, bf16)), "gelu: computes in f32 or f64 on the CPU; got bf16");
 }
 
 }  // namespace

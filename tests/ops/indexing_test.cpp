@@ -95,18 +95,23 @@ TEST(Indexing, WrongInputsAreNamed) {
   EXPECT_ERROR(gather(x, 1, zeros({2, 3})), "gather: the index must be i64; got f32; convert with to(index, i64)");
   EXPECT_ERROR(gather(x, 1, index_of({0})), "gather: the index must have as many axes");
   EXPECT_ERROR(gather(x, 1, matrix({0, 0, 0}, 3, 1)), "at most the extents off axis 1; got index [3, 1], x [2, 3]");
-  EXPECT_ERROR(gather(x, 1, matrix({0, 3}, 2, 1)), "gather: indices must lie within the extent 3; got 3 as element 1");
   EXPECT_ERROR(scatter_add(x, 1, index_of({0}), 3), "scatter_add: the index must have the shape of the values");
   EXPECT_ERROR(scatter_add(zeros({1}), 0, index_of({0}), -1), "scatter_add: the extent must not be negative; got -1");
+  EXPECT_ERROR(index_select(x, 0, matrix({0}, 1, 1)), "index_select: the index must be a vector; got [1, 1]");
+  EXPECT_ERROR(index_add(x, 0, matrix({0}, 1, 1), x), "index_add: the index must be a vector; got [1, 1]");
+  EXPECT_ERROR(index_add(x, 0, index_of({0}), x), "index_add: values must be [1, 3], one slice of x for each index");
+  EXPECT_ERROR(index_add(x, 0, index_of({0}), zeros({1, 3}, f64)), "index_add: operands must have one dtype");
+}
+
+TEST(Indexing, IndicesOutOfRangeAndDtypesAreNamedOnTheCpu) {
+  set_default_device(cpu);  // a kernel that finds such an index stops, and the device with it
+  const Tensor x = zeros({2, 3});
+  EXPECT_ERROR(gather(x, 1, matrix({0, 3}, 2, 1)), "gather: indices must lie within the extent 3; got 3 as element 1");
   EXPECT_ERROR(scatter_add(zeros({1}), 0, index_of({2}), 2),
                "scatter_add: indices must lie within the extent 2; got 2");
   EXPECT_ERROR(scatter_add(zeros({1}, boolean), 0, index_of({0}), 2), "scatter_add: computes in f32, f64 or i64");
-  EXPECT_ERROR(index_select(x, 0, matrix({0}, 1, 1)), "index_select: the index must be a vector; got [1, 1]");
   EXPECT_ERROR(index_select(x, 0, index_of({-1})), "index_select: indices must lie within the extent 2; got -1");
-  EXPECT_ERROR(index_add(x, 0, matrix({0}, 1, 1), x), "index_add: the index must be a vector; got [1, 1]");
-  EXPECT_ERROR(index_add(x, 0, index_of({0}), x), "index_add: values must be [1, 3], one slice of x for each index");
   EXPECT_ERROR(index_add(x, 0, index_of({5}), zeros({1, 3})), "index_add: indices must lie within the extent 2; got 5");
-  EXPECT_ERROR(index_add(x, 0, index_of({0}), zeros({1, 3}, f64)), "index_add: operands must have one dtype");
 }
 
 }  // namespace
