@@ -3,14 +3,17 @@
 //
 // With P the softmax [B, H, Nq, Nk], M the dropout factors (0 or 1 / (1 - p)) and dP = M * (dy v^T):
 //   dv = (P * M)^T dy,  dS = P * (dP - rowsum(dP * P)),  dq = scale * dS k,  dk = scale * dS^T q.
-// Keeps q, k, v and P. A row that sees no key has P = 0. Accumulates in the dtype of q.
+// Keeps q, k, v and P. A row that sees no key has P = 0. Accumulates in the dtype of q; on
+// CUDA in f32 for 16-bit q, with scores in f32 and P in the dtype of q.
 #include <cmath>
 #include <limits>
 
 #include "core/autograd.h"
 #include "ops/attention.h"
+#include "ops/detail/attention_cuda.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/rows.h"
+#include "ops/detail/same_device.h"
 #include "ops/detail/vector_math.h"
 
 namespace camo {
@@ -211,10 +214,13 @@ struct AttentionNode final : Node {
     const bool any = q->numel() > 0 && k->numel() > 0;
     const auto allocate = [&](int i, const Tensor& x) {
       if (!needs(i)) return Tensor();
-      return any ? empty(x.shape(), x.dtype()) : zeros(x.shape(), x.dtype());
+      return any ? empty(x.shape(), x.dtype(), x.device()) : zeros(x.shape(), x.dtype(), x.device());
     };
     grads = {allocate(0, *q), allocate(1, *k), allocate(2, *v)};
-    if (any) {
+    if (any && q->is_cuda()) {
+      detail::attention_backward_cuda(*q, *k, *v, *probabilities, dy[0], dropout, dropout_key, scale,
+                                      {grads.dq, grads.dk, grads.dv});
+    } else if (any) {
       dispatch_floating(q->dtype(), "scaled_dot_product_attention", [&]<class T>() {
         attention_backward<T>(usable<T>(*q), usable<T>(*k), usable<T>(*v), *probabilities, usable<T>(dy[0]), dropout,
                               dropout_key, static_cast<T>(scale), grads);
@@ -239,6 +245,7 @@ void check_arguments(const Tensor& q, const Tensor& k, const Tensor& v, const At
   CAMO_CHECK(options.scale.has_value() || q.size(3) > 0,
              "scaled_dot_product_attention: a head dimension of 0 needs a scale; got q ", q.shape());
   const Tensor& mask = options.mask;
+  detail::check_same_device("scaled_dot_product_attention", {q, k, v, mask});
   if (!mask.defined()) return;
   CAMO_CHECK(mask.dtype() == boolean || mask.dtype() == q.dtype(),
              "scaled_dot_product_attention: mask must be bool or have the dtype of q; got mask ", mask.dtype(), ", q ",
@@ -261,13 +268,21 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
   const bool keep = grad_wanted({q, k, v});
   Tensor probabilities;
-  Tensor y = dispatch_floating(q.dtype(), "scaled_dot_product_attention", [&]<class T>() {
-    if (q.numel() == 0 || k.numel() == 0) return zeros(q.shape(), q.dtype());
-    Tensor out = empty(q.shape(), q.dtype());
-    if (keep) probabilities = empty({q.size(0), q.size(2), q.size(1), k.size(1)}, q.dtype());
-    attention_forward<T>(usable<T>(q), usable<T>(k), usable<T>(v), options, static_cast<T>(scale), probabilities, out);
-    return out;
-  });
+  Tensor y;
+  if (q.numel() == 0 || k.numel() == 0) {
+    y = zeros(q.shape(), q.dtype(), q.device());
+  } else {
+    y = empty(q.shape(), q.dtype(), q.device());
+    if (q.is_cuda()) {
+      probabilities = detail::attention_forward_cuda(q, k, v, options, scale, keep, y);
+    } else {
+      if (keep) probabilities = empty({q.size(0), q.size(2), q.size(1), k.size(1)}, q.dtype(), cpu);
+      dispatch_floating(q.dtype(), "scaled_dot_product_attention", [&]<class T>() {
+        attention_forward<T>(usable<T>(q), usable<T>(k), usable<T>(v), options, static_cast<T>(scale), probabilities,
+                             y);
+      });
+    }
+  }
   if (auto* node = record<AttentionNode>(y, {q, k, v}, scale, options.dropout, options.dropout_key)) {
     node->q = q;
     node->k = k;

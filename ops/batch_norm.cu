@@ -4,11 +4,13 @@
 // With n = (x - mean) * rstd: dweight = sum over rows of dy * n, dbias = sum over rows of dy, and
 // dx = weight * rstd * (dy - dbias / M - n * dweight / M) with batch statistics, weight * rstd * dy with running ones.
 // Keeps x, weight, mean and rstd. Statistics take two passes; rows are summed in the dtype of x, blocks of rows in
-// double.
+// double. On CUDA Welford's update takes one pass, in f32 for 16-bit x, whose parameters may be f32 as well.
 #include <cmath>
 
 #include "core/autograd.h"
+#include "ops/detail/batch_norm_cuda.h"
 #include "ops/detail/rows.h"
+#include "ops/detail/same_device.h"
 #include "ops/normalization.h"
 
 namespace camo {
@@ -106,6 +108,13 @@ struct BatchNormNode final : Node {
     Tensors grads(3);
     const Rows g = detail::as_rows(dy[0]), in = detail::as_rows(*x);
     const int64_t width = in.width;
+    if (x->is_cuda()) {
+      if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
+      if (needs(1)) grads[1] = empty({width}, weight->dtype(), x->device());
+      if (needs(2)) grads[2] = empty({width}, weight->dtype(), x->device());
+      detail::batch_norm_backward_cuda(in, g, *weight, *mean, *rstd, training, {grads[0], grads[1], grads[2]});
+      return grads;
+    }
     dispatch_floating(x->dtype(), "batch_norm", [&]<class T>() {
       std::vector<double> sums(static_cast<size_t>(2 * width));
       if (needs(1) || needs(2) || training) sums = parameter_gradients<T>(in, g, mean->data<T>(), rstd->data<T>());
@@ -117,7 +126,7 @@ struct BatchNormNode final : Node {
       const Tensor mean_g = detail::to_tensor<T>(sums.data() + width, width);
       Tensor scale = clone(*weight);
       for (int64_t c = 0; c < width; ++c) scale.data<T>()[c] *= rstd->data<T>()[c];
-      grads[0] = empty(x->shape(), x->dtype());
+      grads[0] = empty(x->shape(), x->dtype(), cpu);
       input_gradient<T>(in, g, mean->data<T>(), rstd->data<T>(), scale.data<T>(), mean_g.data<T>(), mean_gn.data<T>(),
                         grads[0].data<T>());
     });
@@ -136,10 +145,36 @@ void follow(const Tensor& running, const std::vector<double>& batch, double fact
   running.storage()->bump_version();
 }
 
+template <class T>
+void batch_norm_forward(const Rows& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
+                        const Tensor& running_var, const BatchNormOptions& options, bool follows, const Tensor& y,
+                        const Tensor& mean, const Tensor& rstd) {
+  if (options.training) {
+    const Statistics batch = batch_statistics<T>(x);
+    std::copy(batch.mean.begin(), batch.mean.end(), mean.data<T>());
+    std::copy(batch.variance.begin(), batch.variance.end(), rstd.data<T>());
+    if (follows) {
+      const double unbiased = static_cast<double>(x.count) / static_cast<double>(x.count - 1);
+      follow<T>(running_mean, batch.mean, 1, options.momentum);
+      follow<T>(running_var, batch.variance, unbiased, options.momentum);
+    }
+  } else {
+    copy_into(mean, running_mean);
+    copy_into(rstd, running_var);
+  }
+  for (int64_t c = 0; c < x.width; ++c) {
+    T& value = rstd.data<T>()[c];
+    value = static_cast<T>(1 / std::sqrt(static_cast<double>(value) + options.eps));
+  }
+  const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
+  normalize_rows<T>(x, mean.data<T>(), rstd.data<T>(), scale.data<T>(), shift.data<T>(), y.data<T>());
+}
+
 void check_vector(const char* what, const Tensor& vector, const Tensor& x) {
   CAMO_CHECK(vector.shape() == Shape{x.size(-1)}, "batch_norm: ", what, " must be ", Shape{x.size(-1)},
              ", the last dimension of x; got ", what, " ", vector.shape(), ", x ", x.shape());
-  CAMO_CHECK(vector.dtype() == x.dtype(), "batch_norm: ", what, " must have the dtype of x; got ", what, " ",
+  const bool wide = x.is_cuda() && vector.dtype() == f32 && size_in_bytes(x.dtype()) == 2;
+  CAMO_CHECK(vector.dtype() == x.dtype() || wide, "batch_norm: ", what, " must have the dtype of x; got ", what, " ",
              vector.dtype(), ", x ", x.dtype());
 }
 
@@ -160,31 +195,19 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, con
              "batch_norm: training needs more than one value per channel; got x ", x.shape(),
              "; use a larger batch or evaluation mode");
   require_no_gradient("batch_norm", {running_mean, running_var});
-  Tensor mean, rstd;
-  Tensor y = dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
-    const Rows rows = detail::as_rows(x);
-    if (options.training) {
-      const Statistics batch = batch_statistics<T>(rows);
-      mean = detail::to_tensor<T>(batch.mean.data(), width);
-      rstd = detail::to_tensor<T>(batch.variance.data(), width);
-      if (!is_recomputing()) {
-        const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
-        follow<T>(running_mean, batch.mean, 1, options.momentum);
-        follow<T>(running_var, batch.variance, unbiased, options.momentum);
-      }
-    } else {
-      mean = clone(running_mean);
-      rstd = clone(running_var);
-    }
-    for (int64_t c = 0; c < width; ++c) {
-      T& value = rstd.data<T>()[c];
-      value = static_cast<T>(1 / std::sqrt(static_cast<double>(value) + options.eps));
-    }
-    const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
-    Tensor out = empty(x.shape(), x.dtype());
-    normalize_rows<T>(rows, mean.data<T>(), rstd.data<T>(), scale.data<T>(), shift.data<T>(), out.data<T>());
-    return out;
-  });
+  detail::check_same_device("batch_norm", {x, weight, bias, running_mean, running_var});
+  const bool follows = options.training && !is_recomputing();
+  const Rows rows = detail::as_rows(x);
+  Tensor y = empty(x.shape(), x.dtype(), x.device());
+  const DType kept = x.dtype() == f64 ? f64 : f32;
+  const Tensor mean = empty({width}, kept, x.device()), rstd = empty({width}, kept, x.device());
+  if (x.is_cuda()) {
+    detail::batch_norm_forward_cuda(rows, weight, bias, running_mean, running_var, options, follows, y, mean, rstd);
+  } else {
+    dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
+      batch_norm_forward<T>(rows, weight, bias, running_mean, running_var, options, follows, y, mean, rstd);
+    });
+  }
   if (auto* node = record<BatchNormNode>(y, {x, weight, bias}, options.training)) {
     node->x = x;
     node->weight = weight;

@@ -8,6 +8,9 @@
 #include "ops/detail/gaussian_blur.h"
 #include "ops/detail/row_filter.h"
 #include "ops/detail/rows.h"
+#ifdef __CUDACC__
+#include "ops/detail/packs.cuh"
+#endif
 
 namespace camo::detail {
 namespace {
@@ -28,7 +31,7 @@ template <class T>
 void blur(const Tensor& x, const std::vector<double>& weights, const Tensor& y) {
   const int64_t height = x.size(1), width = x.size(2), channels = x.size(3), length = width * channels;
   const auto radius = static_cast<int64_t>(weights.size() / 2);
-  const Tensor across = zeros(x.shape(), x.dtype());
+  const Tensor across = zeros(x.shape(), x.dtype(), cpu);
   const int64_t grain = row_grain(length * (2 * radius + 1));
   parallel_for(x.size(0) * height, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -49,9 +52,77 @@ void blur(const Tensor& x, const std::vector<double>& weights, const Tensor& y) 
   });
 }
 
+// --- CUDA ---
+
+constexpr int kMaxCudaWindow = 63;  // weights travel as kernel arguments
+
+#ifdef __CUDACC__
+/// One direction of the blur: elements `step` apart along an axis of `extent`.   x, y [..., extent, step]
+template <class T, class R, int N>
+struct BlurPack {
+  using A = cuda::Accumulator<T>;
+  const T* x;
+  R* y;
+  cuda::FastDivide step, extent;  // step in packs
+  int radius;
+  A weights[kMaxCudaWindow];
+
+  BlurPack(const T* x_, R* y_, int64_t step_, int64_t extent_, const std::vector<double>& taps)
+      : x(x_),
+        y(y_),
+        step(static_cast<uint32_t>(step_ / N)),
+        extent(static_cast<uint32_t>(extent_)),
+        radius(static_cast<int>(taps.size() / 2)) {
+    for (size_t i = 0; i < taps.size(); ++i) weights[i] = static_cast<A>(taps[i]);
+  }
+  __device__ void operator()(int64_t i) const {
+    const uint32_t along = step.divide(static_cast<uint32_t>(i));
+    const int position = static_cast<int>(along - extent.divide(along) * extent.divisor);
+    const int first = max(-radius, -position), last = min(radius, static_cast<int>(extent.divisor) - 1 - position);
+    A sums[N] = {};
+    for (int shift = first; shift <= last; ++shift) {
+      A values[N];
+      detail::load_pack<T, N>(x + (i + int64_t{shift} * step.divisor) * N, values);
+#pragma unroll
+      for (int n = 0; n < N; ++n) sums[n] += weights[shift + radius] * values[n];
+    }
+    cuda::Pack<R, N> pack;
+#pragma unroll
+    for (int n = 0; n < N; ++n) pack.values[n] = convert<R>(sums[n]);
+    *reinterpret_cast<cuda::Pack<R, N>*>(y + i * N) = pack;
+  }
+};
+#endif
+
+void blur_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] const std::vector<double>& weights,
+               [[maybe_unused]] const Tensor& y) {
+#ifdef __CUDACC__
+  CAMO_CHECK(weights.size() <= kMaxCudaWindow, "gaussian_blur: window must be at most 63 on CUDA; got ",
+             weights.size());
+  CAMO_CHECK(x.numel() < (int64_t{1} << 31), "gaussian_blur: at most 2^31 elements on CUDA; got shape ", x.shape());
+  if (x.numel() == 0) return;
+  const int64_t height = x.size(1), width = x.size(2), channels = x.size(3);
+  cuda::dispatch_floating(x.dtype(), "gaussian_blur", [&]<class T>() {
+    using A = cuda::Accumulator<T>;
+    const Tensor across = empty(x.shape(), dtype_of<A>, x.device());
+    dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {channels}}, [&]<int N>() {
+      cuda::for_each(x.device(), x.numel() / N, "gaussian_blur",
+                     BlurPack<T, A, N>(x.data<T>(), across.data<A>(), channels, width, weights));
+      cuda::for_each(x.device(), x.numel() / N, "gaussian_blur",
+                     BlurPack<A, T, N>(across.data<A>(), y.data<T>(), width * channels, height, weights));
+    });
+  });
+#endif
+}
+
 Tensor blurred(const Tensor& x, const std::vector<double>& weights) {
+  if (x.is_cuda()) {
+    Tensor y = empty(x.shape(), x.dtype(), x.device());
+    blur_cuda(dense(x), weights, y);
+    return y;
+  }
   return dispatch_floating(x.dtype(), "gaussian_blur", [&]<class T>() {
-    Tensor y = zeros(x.shape(), x.dtype());
+    Tensor y = zeros(x.shape(), x.dtype(), cpu);
     blur<T>(dense(x), weights, y);
     return y;
   });

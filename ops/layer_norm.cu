@@ -1,11 +1,14 @@
 // y = (x - mean) * rstd * weight + bias over the last axis, rstd = 1 / sqrt(var + eps).   x, y [M, C], weight, bias [C]
 //
 // With n = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - n * mean(g * n)), dweight = sum over rows
-// of dy * n, dbias = sum over rows of dy. Keeps x, weight, mean and rstd. Statistics take two passes over the row.
+// of dy * n, dbias = sum over rows of dy. Keeps x, weight, mean and rstd. Statistics take two passes over the row, in
+// the dtype of x; on CUDA in f32 for 16-bit x, whose weight and bias may be f32 as well.
 #include <cmath>
 
 #include "core/autograd.h"
+#include "ops/detail/layer_norm_cuda.h"
 #include "ops/detail/rows.h"
+#include "ops/detail/same_device.h"
 #include "ops/normalization.h"
 
 namespace camo {
@@ -81,9 +84,16 @@ struct LayerNormNode final : Node {
     Tensors grads(3);
     const Rows g = detail::as_rows(dy[0]), in = detail::as_rows(*x);
     const int64_t width = in.width;
+    if (x->is_cuda()) {
+      if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
+      if (needs(1)) grads[1] = empty({width}, weight->dtype(), x->device());
+      if (needs(2)) grads[2] = empty({width}, weight->dtype(), x->device());
+      detail::layer_norm_backward_cuda(in, g, *weight, *mean, *rstd, {grads[0], grads[1], grads[2]});
+      return grads;
+    }
     dispatch_floating(x->dtype(), "layer_norm", [&]<class T>() {
       const Tensor scale = detail::dense(*weight);
-      if (needs(0)) grads[0] = empty(x->shape(), x->dtype());
+      if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
       const auto sums = layer_norm_backward<T>(in, g, scale.data<T>(), mean->data<T>(), rstd->data<T>(),
                                                needs(0) ? grads[0].data<T>() : nullptr);
       grads[1] = detail::to_tensor<T>(sums.data(), width);
@@ -102,20 +112,24 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
              ", the last dimension of x; got weight ", weight.shape(), ", x ", x.shape());
   CAMO_CHECK(bias.shape() == channels, "layer_norm: bias must be ", channels, ", the last dimension of x; got bias ",
              bias.shape(), ", x ", x.shape());
-  CAMO_CHECK(weight.dtype() == x.dtype() && bias.dtype() == x.dtype(),
+  const bool wide_parameters = x.is_cuda() && weight.dtype() == f32 && size_in_bytes(x.dtype()) == 2;
+  CAMO_CHECK((weight.dtype() == x.dtype() || wide_parameters) && bias.dtype() == weight.dtype(),
              "layer_norm: x, weight and bias must have one dtype; got x ", x.dtype(), ", weight ", weight.dtype(),
              ", bias ", bias.dtype());
   CAMO_CHECK(eps >= 0, "layer_norm: eps must not be negative; got ", eps);
-  Tensor mean, rstd;
-  Tensor y = dispatch_floating(x.dtype(), "layer_norm", [&]<class T>() {
-    const Rows rows = detail::as_rows(x);
-    const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
-    Tensor out = empty(x.shape(), x.dtype());
-    mean = empty({rows.count}, x.dtype());
-    rstd = empty({rows.count}, x.dtype());
-    layer_norm_forward<T>(rows, scale.data<T>(), shift.data<T>(), eps, out.data<T>(), mean.data<T>(), rstd.data<T>());
-    return out;
-  });
+  detail::check_same_device("layer_norm", {x, weight, bias});
+  const Rows rows = detail::as_rows(x);
+  const DType kept = x.dtype() == f64 ? f64 : f32;
+  Tensor y = empty(x.shape(), x.dtype(), x.device());
+  const Tensor mean = empty({rows.count}, kept, x.device()), rstd = empty({rows.count}, kept, x.device());
+  if (x.is_cuda()) {
+    detail::layer_norm_forward_cuda(rows, weight, bias, eps, y, mean, rstd);
+  } else {
+    dispatch_floating(x.dtype(), "layer_norm", [&]<class T>() {
+      const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
+      layer_norm_forward<T>(rows, scale.data<T>(), shift.data<T>(), eps, y.data<T>(), mean.data<T>(), rstd.data<T>());
+    });
+  }
   if (auto* node = record<LayerNormNode>(y, {x, weight, bias})) {
     node->x = x;
     node->weight = weight;

@@ -1,11 +1,17 @@
 // y = x W^T + b on the last axis.   x [M, in], W [out, in], b [out], y [M, out], M being all leading axes
 //
 // dx = dy W,  dW = dy^T x,  db = sum over rows of dy. Keeps x and W. Accumulates in the dtype of x (products) and in
-// double across blocks of rows (db).
+// double across blocks of rows (db); on CUDA in f32 for 16-bit operands. There the bias is added, and its gradient
+// summed, inside the products where cuBLASLt can.
 #include "core/autograd.h"
 #include "ops/detail/gemm.h"
+#include "ops/detail/gemm_cuda.h"
 #include "ops/detail/rows.h"
+#include "ops/detail/same_device.h"
 #include "ops/matmul.h"
+#ifdef __CUDACC__
+#include "ops/detail/column_reduce.cuh"
+#endif
 
 namespace camo {
 namespace {
@@ -31,6 +37,82 @@ void linear_forward(const Rows& x, const Rows& weight, const Tensor& bias, const
   detail::gemm_plus_row(matrix<T>(x), matrix<T>(weight).t(), row.data<T>(), target);
 }
 
+// --- CUDA ---
+
+#ifdef __CUDACC__
+detail::CudaMatrix cuda_matrix(const Rows& x, bool transposed = false) {
+  return {x.x.raw_data(), std::max<int64_t>(1, x.stride), transposed};
+}
+
+/// c [rows, cols] = a b, row-major without gaps; zeros when depth is 0.
+detail::CudaGemm cuda_product(const Tensor& c, int64_t rows, int64_t depth, int64_t cols) {
+  detail::CudaGemm gemm;
+  gemm.device = c.device();
+  gemm.dtype = gemm.out = c.dtype();
+  gemm.rows = rows;
+  gemm.cols = cols;
+  gemm.depth = depth;
+  gemm.c = {c.raw_data(), std::max<int64_t>(1, cols)};
+  return gemm;
+}
+
+void run(const detail::CudaGemm& gemm, const Tensor& c) {
+  if (c.numel() == 0) return;
+  if (gemm.depth == 0) return fill(c, 0);
+  detail::gemm_cuda(gemm);
+}
+#endif
+
+void linear_forward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] const Rows& weight,
+                         [[maybe_unused]] const Tensor& bias, [[maybe_unused]] const Tensor& y) {
+#ifdef __CUDACC__
+  CAMO_CHECK(is_floating(y.dtype()), "linear: computes in floating dtypes; got ", y.dtype());
+  detail::CudaGemm gemm = cuda_product(y, x.count, x.width, weight.count);
+  gemm.a = cuda_matrix(x);
+  gemm.b = cuda_matrix(weight, true);
+  if (!bias.defined() || y.numel() == 0) return run(gemm, y);
+  Tensor row = detail::dense(bias);
+  if (!cuda::is_aligned(row.raw_data(), 16)) row = clone(row);
+  gemm.epilogue = detail::GemmEpilogue::bias;
+  gemm.bias = row.raw_data();
+  if (gemm.depth > 0 && detail::gemm_cuda(gemm)) return;
+  copy_into(y, make_view(row, y.shape(), detail::broadcast_strides(row, y.shape()), row.offset()));
+  gemm.epilogue = detail::GemmEpilogue::none;
+  gemm.accumulate = true;
+  if (gemm.depth > 0) detail::gemm_cuda(gemm);
+#endif
+}
+
+/// dx, dweight and dbias, each unless undefined.
+void linear_backward_cuda([[maybe_unused]] const Rows& dy, [[maybe_unused]] const Tensor& x,
+                          [[maybe_unused]] const Tensor& weight, [[maybe_unused]] const Tensors& grads) {
+#ifdef __CUDACC__
+  const Tensor &dx = grads[0], &dweight = grads[1], &dbias = grads[2];
+  if (dx.defined()) {
+    const Rows w = detail::as_rows(weight);
+    detail::CudaGemm gemm = cuda_product(dx, dy.count, dy.width, w.width);
+    gemm.a = cuda_matrix(dy);
+    gemm.b = cuda_matrix(w);
+    run(gemm, dx);
+  }
+  bool have_bias = false;
+  if (dweight.defined()) {
+    const Rows in = detail::as_rows(x);
+    detail::CudaGemm gemm = cuda_product(dweight, dy.width, dy.count, in.width);
+    gemm.a = cuda_matrix(dy, true);
+    gemm.b = cuda_matrix(in);
+    if (dbias.defined() && dweight.numel() > 0 && gemm.depth > 0) {
+      gemm.epilogue = detail::GemmEpilogue::row_sums;
+      gemm.bias = dbias.raw_data();
+      have_bias = detail::gemm_cuda(gemm);
+      gemm.epilogue = detail::GemmEpilogue::none;
+    }
+    if (!have_bias) run(gemm, dweight);
+  }
+  if (dbias.defined() && !have_bias) detail::column_sums_cuda(dy, dbias);
+#endif
+}
+
 struct LinearNode final : Node {
   LinearNode() : Node("linear") {}
   Saved x{this, "x"}, weight{this, "weight"};
@@ -38,14 +120,21 @@ struct LinearNode final : Node {
   Tensors backward(const Tensors& dy) override {
     Tensors grads(3);
     const Rows g = detail::as_rows(dy[0]);
+    if (dy[0].is_cuda()) {
+      if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
+      if (needs(1)) grads[1] = empty(weight->shape(), x->dtype(), x->device());
+      if (needs(2)) grads[2] = empty({weight->size(0)}, x->dtype(), x->device());
+      linear_backward_cuda(g, *x, *weight, grads);
+      return grads;
+    }
     dispatch_floating(dy[0].dtype(), "linear", [&]<class T>() {
       if (needs(0)) {
-        grads[0] = empty(x->shape(), x->dtype());
+        grads[0] = empty(x->shape(), x->dtype(), x->device());
         detail::gemm(matrix<T>(g), matrix<T>(detail::as_rows(*weight)),
                      output_matrix<T>(grads[0], g.count, x->size(-1)));
       }
       if (needs(1)) {
-        grads[1] = empty(weight->shape(), x->dtype());
+        grads[1] = empty(weight->shape(), x->dtype(), x->device());
         detail::gemm(matrix<T>(g).t(), matrix<T>(detail::as_rows(*x)),
                      output_matrix<T>(grads[1], g.width, x->size(-1)));
       }
@@ -66,13 +155,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   CAMO_CHECK(x.dtype() == weight.dtype() && (!bias.defined() || bias.dtype() == x.dtype()),
              "linear: x, weight and bias must have one dtype; got x ", x.dtype(), ", weight ", weight.dtype(),
              bias.defined() ? concat_text(", bias ", bias.dtype()) : std::string());
+  detail::check_same_device("linear", {x, weight, bias});
   Shape shape = x.shape();
   shape[shape.size() - 1] = weight.size(0);
-  Tensor y = dispatch_floating(x.dtype(), "linear", [&]<class T>() {
-    Tensor out = empty(shape, x.dtype());
-    linear_forward<T>(detail::as_rows(x), detail::as_rows(weight), bias, out);
-    return out;
-  });
+  Tensor y = empty(shape, x.dtype(), x.device());
+  const Rows rows = detail::as_rows(x), w = detail::as_rows(weight);
+  if (x.is_cuda()) linear_forward_cuda(rows, w, bias, y);
+  else dispatch_floating(x.dtype(), "linear", [&]<class T>() { linear_forward<T>(rows, w, bias, y); });
   if (auto* node = record<LinearNode>(y, {x, weight, bias})) {
     node->x = x;
     node->weight = weight;

@@ -1,10 +1,13 @@
 // y[..., i, j] = sum_k a[..., i, k] b[..., k, j], leading axes broadcast.
 //
 // da = dy b^T,  db = a^T dy, summed over broadcast axes. Keeps a and b (views: no copies). Accumulates in the dtype of
-// a.
+// a (on CUDA: in f32 for 16-bit operands).
 #include "core/autograd.h"
+#include "core/strided_loop.h"
 #include "ops/detail/gemm.h"
+#include "ops/detail/gemm_cuda.h"
 #include "ops/detail/rows.h"
+#include "ops/detail/same_device.h"
 #include "ops/matmul.h"
 #include "ops/reduce.h"
 
@@ -72,12 +75,96 @@ void multiply_batches(const Tensor& a, const Tensor& b, const Tensor& y) {
   });
 }
 
+#ifdef CAMO_WITH_CUDA
+/// The matrices of an operand in device memory, a copy where no product can step through x.
+struct CudaOperand {
+  Tensor x;
+  detail::CudaMatrix matrix;
+
+  explicit CudaOperand(const Tensor& x_) : x(x_.detach()) {
+    auto view = strided();
+    if (!view) {
+      x = clone(x);
+      view = strided();
+    }
+    matrix = {x.raw_data(), view->ld, view->transposed};
+  }
+  std::optional<Matrix<const float>> strided() const {
+    return detail::strided_matrix<const float>(nullptr, x.size(-2), x.size(-1), x.stride(-2), x.stride(-1));
+  }
+  /// In elements, along the batch axes to which x broadcasts.
+  Shape batch_strides(const Shape& batch) const {
+    Shape full = batch;
+    full.push_back(x.size(-2));
+    full.push_back(x.size(-1));
+    Shape strides = detail::broadcast_strides(x, full);
+    strides.erase(strides.size() - 1);
+    strides.erase(strides.size() - 1);
+    return strides;
+  }
+  detail::CudaMatrix at(int64_t offset, int64_t outer_stride, int64_t inner_stride) const {
+    detail::CudaMatrix result = matrix;
+    result.data = static_cast<char*>(matrix.data) + offset * size_in_bytes(x.dtype());
+    result.outer_stride = outer_stride;
+    result.inner_stride = inner_stride;
+    return result;
+  }
+};
+
+Tensor multiply_cuda(const Tensor& a, const Tensor& b, const Shape& shape) {
+  CAMO_CHECK(is_floating(a.dtype()), "matmul: computes in floating dtypes; got ", a.dtype());
+  if (a.size(-1) == 0) return zeros(shape, a.dtype(), a.device());
+  Tensor y = empty(shape, a.dtype(), a.device());
+  if (y.numel() == 0) return y;
+  detail::CudaGemm gemm;
+  gemm.device = a.device();
+  gemm.dtype = gemm.out = a.dtype();
+  gemm.rows = a.size(-2);
+  gemm.cols = b.size(-1);
+  gemm.depth = a.size(-1);
+  if (b.dims() == 2 && a.dims() > 2 && a.is_contiguous()) {  // one product of all rows
+    gemm.rows = a.numel() / gemm.depth;
+    gemm.a = {a.raw_data(), gemm.depth};
+    const CudaOperand right(b);
+    gemm.b = right.matrix;
+    gemm.c = {y.raw_data(), gemm.cols};
+    detail::gemm_cuda(gemm);
+    return y;
+  }
+  const CudaOperand left(a), right(b), out(y);
+  const Shape batch = batch_shape(y);
+  const detail::LoopAxes<3> axes(batch,
+                                 {left.batch_strides(batch), right.batch_strides(batch), out.batch_strides(batch)});
+  // Two levels in one call, the others here.
+  const int levels = axes.shape.size();
+  gemm.outer = axes.shape[levels - 2];
+  gemm.inner = axes.shape[levels - 1];
+  const std::array<const CudaOperand*, 3> operands{&left, &right, &out};
+  const std::array<detail::CudaMatrix*, 3> targets{&gemm.a, &gemm.b, &gemm.c};
+  for (int64_t i = 0, count = batch.numel() / (gemm.outer * gemm.inner); i < count; ++i) {
+    for (size_t k = 0; k < 3; ++k) {
+      int64_t rest = i, offset = 0;
+      for (int axis = levels - 3; axis >= 0; --axis) {
+        offset += rest % axes.shape[axis] * axes.strides[k][axis];
+        rest /= axes.shape[axis];
+      }
+      *targets[k] = operands[k]->at(offset, axes.strides[k][levels - 2], axes.strides[k][levels - 1]);
+    }
+    detail::gemm_cuda(gemm);
+  }
+  return y;
+}
+#endif
+
 Tensor multiply(const Tensor& a, const Tensor& b) {
   Shape shape = broadcast_shapes(batch_shape(a), batch_shape(b), "matmul");
   shape.push_back(a.size(-2));
   shape.push_back(b.size(-1));
+#ifdef CAMO_WITH_CUDA
+  if (a.is_cuda()) return multiply_cuda(a, b, shape);
+#endif
   return dispatch_floating(a.dtype(), "matmul", [&]<class T>() {
-    Tensor y = empty(shape, a.dtype());
+    Tensor y = empty(shape, a.dtype(), a.device());
     if (y.numel() == 0) return y;
     if (b.dims() == 2 && a.dims() > 2 && a.is_contiguous() && a.numel() > 0) multiply_rows<T>(a, b, y);
     else multiply_batches<T>(a, b, y);
@@ -125,6 +212,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   CAMO_CHECK(a.size(-1) == b.size(-2), "matmul: the last dimension of a must be the last but one of b; got ", a.shape(),
              " times ", b.shape());
   CAMO_CHECK(a.dtype() == b.dtype(), "matmul: operands must have one dtype; got ", a.dtype(), " times ", b.dtype());
+  detail::check_same_device("matmul", {a, b});
   Tensor y = multiply(a, b);
   if (auto* node = record<MatmulNode>(y, {a, b})) {
     node->a = a;

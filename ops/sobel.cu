@@ -4,26 +4,30 @@
 // taps turned by 180 degrees. They keep nothing.
 // edge_magnitude: m = sqrt(gx^2 + gy^2 + eps), gx and gy the Sobel filters of x; dx is the turned Sobel x of dy * gx /
 // m plus the turned Sobel y of dy * gy / m. Keeps x and m.
-#include <array>
 #include <cmath>
 
 #include "ops/detail/loss_checks.h"
 #include "ops/detail/row_filter.h"
 #include "ops/detail/rows.h"
 #include "ops/losses.h"
+#ifdef __CUDACC__
+#include "ops/detail/packs.cuh"
+#endif
 
 namespace camo {
 namespace {
 
-using Taps = std::array<int, 9>;  // rows of the 3x3 filter
+struct Taps {
+  int values[9];  // rows of the 3x3 filter
+};
 
-constexpr Taps kSobelX{-1, 0, 1, -2, 0, 2, -1, 0, 1};
-constexpr Taps kSobelY{-1, -2, -1, 0, 0, 0, 1, 2, 1};
-constexpr Taps kLaplacian{0, 1, 0, 1, -4, 1, 0, 1, 0};
+constexpr Taps kSobelX{{-1, 0, 1, -2, 0, 2, -1, 0, 1}};
+constexpr Taps kSobelY{{-1, -2, -1, 0, 0, 0, 1, 2, 1}};
+constexpr Taps kLaplacian{{0, 1, 0, 1, -4, 1, 0, 1, 0}};
 
-constexpr Taps turned(const Taps& taps) {
+CAMO_HOST_DEVICE constexpr Taps turned(const Taps& taps) {
   Taps result{};
-  for (size_t i = 0; i < 9; ++i) result[i] = taps[8 - i];
+  for (int i = 0; i < 9; ++i) result.values[i] = taps.values[8 - i];
   return result;
 }
 
@@ -43,7 +47,7 @@ void add_filtered_row(const T* in, const RowPlace& place, const Taps& taps, T* o
     if (source < 0 || source >= place.height) continue;
     const T* row = in + (i - 1) * place.width * place.channels;
     for (int64_t j = 0; j < 3; ++j) {
-      const int tap = taps[static_cast<size_t>(3 * i + j)];
+      const int tap = taps.values[3 * i + j];
       if (tap != 0) detail::add_shifted_row(row, place.width, place.channels, j - 1, static_cast<T>(tap), out);
     }
   }
@@ -58,15 +62,197 @@ void for_each_row(const Tensor& x, Body&& body) {
   });
 }
 
+// --- CUDA ---
+
+#ifdef __CUDACC__
+/// Maps whose elements a thread handles N at a time, along the channels.   x [N, H, W, packs * N]
+template <int N>
+struct MapPacks {
+  cuda::FastDivide packs, width, height;
+
+  explicit MapPacks(const Tensor& x)
+      : packs(static_cast<uint32_t>(x.size(3) / N)),
+        width(static_cast<uint32_t>(x.size(2))),
+        height(static_cast<uint32_t>(x.size(1))) {}
+
+  /// sums[k] = sum over i, j of taps[k](i, j) * x[k](h + i - 1, w + j - 1) at pack `index`. With one x for all k it is
+  /// read once.
+  template <class T, size_t K>
+  __device__ void filter(const T* const (&x)[K], const Taps (&taps)[K], uint32_t index,
+                         cuda::Accumulator<T> (&sums)[K][N]) const {
+    const uint32_t pixel = packs.divide(index), row = width.divide(pixel);
+    const int w = static_cast<int>(pixel - row * width.divisor);
+    const int h = static_cast<int>(row - height.divide(row) * height.divisor);
+    const int64_t step = int64_t{packs.divisor} * N;
+#pragma unroll
+    for (size_t k = 0; k < K; ++k) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) sums[k][n] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+#pragma unroll
+      for (int j = 0; j < 3; ++j) {
+        const int source_h = h + i - 1, source_w = w + j - 1;
+        if (source_h < 0 || source_h >= static_cast<int>(height.divisor)) continue;
+        if (source_w < 0 || source_w >= static_cast<int>(width.divisor)) continue;
+        const int64_t at = int64_t{index} * N + (int64_t{i - 1} * width.divisor + (j - 1)) * step;
+#pragma unroll
+        for (size_t k = 0; k < K; ++k) {
+          const int tap = taps[k].values[3 * i + j];
+          if (tap == 0) continue;
+          cuda::Accumulator<T> values[N];
+          detail::load_pack<T, N>(x[k] + at, values);
+#pragma unroll
+          for (int n = 0; n < N; ++n) sums[k][n] += static_cast<cuda::Accumulator<T>>(tap) * values[n];
+        }
+      }
+    }
+  }
+};
+
+template <class T, int N>
+struct FilterPack {
+  MapPacks<N> maps;
+  const T* x;
+  Taps taps;
+  T* y;
+  __device__ void operator()(int64_t i) const {
+    cuda::Accumulator<T> sums[1][N];
+    const T* const in[1] = {x};
+    const Taps all[1] = {taps};
+    maps.filter(in, all, static_cast<uint32_t>(i), sums);
+    detail::store_pack<T, N>(y + i * N, sums[0]);
+  }
+};
+
+template <class T, int N>
+struct EdgeMagnitudePack {
+  using A = cuda::Accumulator<T>;
+  MapPacks<N> maps;
+  const T* x;
+  A eps;
+  T* m;
+  __device__ void operator()(int64_t i) const {
+    A g[2][N];
+    const T* const in[2] = {x, x};
+    constexpr Taps taps[2] = {kSobelX, kSobelY};
+    maps.filter(in, taps, static_cast<uint32_t>(i), g);
+#pragma unroll
+    for (int n = 0; n < N; ++n) g[0][n] = ::sqrt(g[0][n] * g[0][n] + g[1][n] * g[1][n] + eps);
+    detail::store_pack<T, N>(m + i * N, g[0]);
+  }
+};
+
+/// dy * gx / m and dy * gy / m.
+template <class T, int N>
+struct EdgeSharesPack {
+  using A = cuda::Accumulator<T>;
+  MapPacks<N> maps;
+  const T *x, *m, *dy;
+  A *to_x, *to_y;
+  __device__ void operator()(int64_t i) const {
+    A g[2][N], magnitude[N], share[N];
+    const T* const in[2] = {x, x};
+    constexpr Taps taps[2] = {kSobelX, kSobelY};
+    maps.filter(in, taps, static_cast<uint32_t>(i), g);
+    detail::load_pack<T, N>(m + i * N, magnitude);
+    detail::load_pack<T, N>(dy + i * N, share);
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      share[n] /= magnitude[n];
+      g[0][n] *= share[n];
+      g[1][n] *= share[n];
+    }
+    detail::store_pack<A, N>(to_x + i * N, g[0]);
+    detail::store_pack<A, N>(to_y + i * N, g[1]);
+  }
+};
+
+template <class T, int N>
+struct EdgeGradientPack {
+  using A = cuda::Accumulator<T>;
+  MapPacks<N> maps;
+  const A *to_x, *to_y;
+  T* dx;
+  __device__ void operator()(int64_t i) const {
+    A g[2][N];
+    const A* const in[2] = {to_x, to_y};
+    constexpr Taps taps[2] = {turned(kSobelX), turned(kSobelY)};
+    maps.filter(in, taps, static_cast<uint32_t>(i), g);
+#pragma unroll
+    for (int n = 0; n < N; ++n) g[0][n] += g[1][n];
+    detail::store_pack<T, N>(dx + i * N, g[0]);
+  }
+};
+
+void check_size(const char* op, const Tensor& x) {
+  CAMO_CHECK(x.numel() < (int64_t{1} << 31), op, ": at most 2^31 elements on CUDA; got shape ", x.shape());
+}
+#endif
+
+void filter_cuda([[maybe_unused]] const char* op, [[maybe_unused]] const Tensor& x, [[maybe_unused]] const Taps& taps,
+                 [[maybe_unused]] const Tensor& y) {
+#ifdef __CUDACC__
+  check_size(op, x);
+  if (x.numel() == 0) return;
+  cuda::dispatch_floating(x.dtype(), op, [&]<class T>() {
+    detail::dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {x.size(3)}}, [&]<int N>() {
+      cuda::for_each(x.device(), x.numel() / N, op, FilterPack<T, N>{MapPacks<N>(x), x.data<T>(), taps, y.data<T>()});
+    });
+  });
+#endif
+}
+
+void edge_magnitude_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] double eps,
+                         [[maybe_unused]] const Tensor& m) {
+#ifdef __CUDACC__
+  check_size("edge_magnitude", x);
+  if (x.numel() == 0) return;
+  cuda::dispatch_floating(x.dtype(), "edge_magnitude", [&]<class T>() {
+    using A = cuda::Accumulator<T>;
+    detail::dispatch_pack<T>({{x.raw_data(), m.raw_data()}, {x.size(3)}}, [&]<int N>() {
+      cuda::for_each(x.device(), x.numel() / N, "edge_magnitude",
+                     EdgeMagnitudePack<T, N>{MapPacks<N>(x), x.data<T>(), static_cast<A>(eps), m.data<T>()});
+    });
+  });
+#endif
+}
+
+void edge_magnitude_backward_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] const Tensor& m,
+                                  [[maybe_unused]] const Tensor& dy, [[maybe_unused]] const Tensor& dx) {
+#ifdef __CUDACC__
+  if (x.numel() == 0) return;
+  cuda::dispatch_floating(x.dtype(), "edge_magnitude", [&]<class T>() {
+    using A = cuda::Accumulator<T>;
+    const Tensor to_x = empty(x.shape(), dtype_of<A>, x.device()), to_y = empty(x.shape(), dtype_of<A>, x.device());
+    const std::initializer_list<const void*> pointers{x.raw_data(), m.raw_data(), dy.raw_data(), dx.raw_data()};
+    detail::dispatch_pack<T>({pointers, {x.size(3)}}, [&]<int N>() {
+      const MapPacks<N> maps(x);
+      cuda::for_each(
+          x.device(), x.numel() / N, "edge_magnitude_backward",
+          EdgeSharesPack<T, N>{maps, x.data<T>(), m.data<T>(), dy.data<T>(), to_x.data<A>(), to_y.data<A>()});
+      cuda::for_each(x.device(), x.numel() / N, "edge_magnitude_backward",
+                     EdgeGradientPack<T, N>{maps, to_x.data<A>(), to_y.data<A>(), dx.data<T>()});
+    });
+  });
+#endif
+}
+
 Tensor filtered(const char* op, const Tensor& x, const Taps& taps) {
-  return dispatch_floating(x.dtype(), op, [&]<class T>() {
-    const Tensor in = detail::dense(x);
-    Tensor y = zeros(x.shape(), x.dtype());
+  const Tensor in = detail::dense(x);
+  if (x.is_cuda()) {
+    Tensor y = empty(x.shape(), x.dtype(), x.device());
+    filter_cuda(op, in, taps, y);
+    return y;
+  }
+  Tensor y = zeros(x.shape(), x.dtype(), cpu);
+  dispatch_floating(x.dtype(), op, [&]<class T>() {
     for_each_row(in, [&](int64_t row, int64_t offset) {
       add_filtered_row(in.data<T>() + offset, RowPlace(in, row), taps, y.data<T>() + offset);
     });
-    return y;
   });
+  return y;
 }
 
 struct FilterNode final : Node {
@@ -101,7 +287,7 @@ void edge_magnitude_forward(const Tensor& x, double eps, T* m) {
 template <class T>
 void edge_magnitude_backward(const Tensor& x, const T* m, const T* dy, T* dx) {
   const int64_t length = x.size(2) * x.size(3);
-  const Tensor to_x = zeros(x.shape(), x.dtype()), to_y = zeros(x.shape(), x.dtype());
+  const Tensor to_x = zeros(x.shape(), x.dtype(), cpu), to_y = zeros(x.shape(), x.dtype(), cpu);
   for_each_row(x, [&](int64_t row, int64_t offset) {
     T* gx = to_x.data<T>() + offset;
     T* gy = to_y.data<T>() + offset;
@@ -127,10 +313,12 @@ struct EdgeMagnitudeNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     const Tensor g = detail::dense(dy[0]);
-    Tensor dx = empty(x->shape(), x->dtype());
-    dispatch_floating(x->dtype(), "edge_magnitude", [&]<class T>() {
-      edge_magnitude_backward<T>(detail::dense(*x), m->data<T>(), g.data<T>(), dx.data<T>());
-    });
+    Tensor dx = empty(x->shape(), x->dtype(), x->device());
+    if (x->is_cuda()) edge_magnitude_backward_cuda(detail::dense(*x), *m, g, dx);
+    else
+      dispatch_floating(x->dtype(), "edge_magnitude", [&]<class T>() {
+        edge_magnitude_backward<T>(detail::dense(*x), m->data<T>(), g.data<T>(), dx.data<T>());
+      });
     return {dx};
   }
 };
@@ -144,11 +332,11 @@ Tensor laplacian(const Tensor& x) { return filter("laplacian", x, kLaplacian); }
 Tensor edge_magnitude(const Tensor& x, double eps) {
   detail::check_map("edge_magnitude", x);
   CAMO_CHECK(eps > 0, "edge_magnitude: eps must be positive; got ", eps);
-  Tensor m = dispatch_floating(x.dtype(), "edge_magnitude", [&]<class T>() {
-    Tensor out = empty(x.shape(), x.dtype());
-    edge_magnitude_forward<T>(detail::dense(x), eps, out.data<T>());
-    return out;
-  });
+  const Tensor in = detail::dense(x);
+  Tensor m = empty(x.shape(), x.dtype(), x.device());
+  if (x.is_cuda()) edge_magnitude_cuda(in, eps, m);
+  else
+    dispatch_floating(x.dtype(), "edge_magnitude", [&]<class T>() { edge_magnitude_forward<T>(in, eps, m.data<T>()); });
   if (auto* node = record<EdgeMagnitudeNode>(m, {x})) {
     node->x = x;
     node->m = m;

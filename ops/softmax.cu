@@ -1,12 +1,14 @@
 // softmax: y = exp(x - m) / s and log_softmax: y = x - m - log(s), with m the largest element along the axis and
 // s = sum exp(x - m). A row of -infinity gives zeros in softmax.
 //
-// softmax: dx = y * (dy - sum(dy * y));  log_softmax: dx = dy - exp(y) * sum(dy). Both keep y. Sums in the dtype of x.
+// softmax: dx = y * (dy - sum(dy * y));  log_softmax: dx = dy - exp(y) * sum(dy). Both keep y. Sums in the dtype of x
+// (f32 for 16-bit x on CUDA).
 #include <cmath>
 #include <limits>
 
 #include "core/autograd.h"
 #include "ops/detail/rows.h"
+#include "ops/detail/softmax_cuda.h"
 #include "ops/detail/vector_math.h"
 #include "ops/softmax.h"
 
@@ -130,10 +132,11 @@ struct SoftmaxNode final : Node {
   int axis;
 
   Tensors backward(const Tensors& dy) override {
-    Tensor dx = empty(y->shape(), y->dtype());
+    Tensor dx = empty(y->shape(), y->dtype(), y->device());
     if (dx.numel() == 0) return {dx};
     const Tensor g = detail::dense(dy[0]);
-    dispatch_floating(y->dtype(), "softmax", [&]<class T>() { softmax_backward<T, is_log>(*y, g, axis, dx); });
+    if (y->is_cuda()) detail::softmax_backward_cuda(detail::as_slabs(*y, axis), g, dx, is_log);
+    else dispatch_floating(y->dtype(), "softmax", [&]<class T>() { softmax_backward<T, is_log>(*y, g, axis, dx); });
     return {dx};
   }
 };
@@ -142,11 +145,14 @@ template <bool is_log>
 Tensor softmax_along(const Tensor& x, int axis) {
   const char* op = is_log ? "log_softmax" : "softmax";
   axis = normalize_axis(axis, x.dims(), op);
-  Tensor y = dispatch_floating(x.dtype(), op, [&]<class T>() {
-    Tensor out = empty(x.shape(), x.dtype());
-    if (out.numel() > 0) softmax_forward<T, is_log>(detail::as_slabs(x, axis), out.data<T>());
-    return out;
-  });
+  Tensor y = empty(x.shape(), x.dtype(), x.device());
+  if (x.is_cuda()) {
+    detail::softmax_forward_cuda(detail::as_slabs(x, axis), y, is_log);
+  } else {
+    dispatch_floating(x.dtype(), op, [&]<class T>() {
+      if (y.numel() > 0) softmax_forward<T, is_log>(detail::as_slabs(x, axis), y.data<T>());
+    });
+  }
   if (auto* node = record<SoftmaxNode<is_log>>(y, {x}, axis)) node->y = y;
   return y;
 }

@@ -16,7 +16,7 @@
 namespace camo::detail {
 namespace {
 
-constexpr size_t kMaxPlans = 2048;                  // a training run of the largest network needs a few hundred
+constexpr size_t kMaxPlans = 2048;                      // a training run of the largest network needs a few hundred
 constexpr uint64_t kMaxWorkspace = uint64_t{32} << 20;  // what NVIDIA advises for Hopper
 
 /// All that the choice of a kernel depends on.
@@ -138,9 +138,9 @@ struct Plan {
     const Preference preference(key);
     std::array<cublasLtMatmulHeuristicResult_t, 4> results{};
     int count = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        cuda::cublas_handle(device), operation.get(), a.get(), b.get(), c.get(), c.get(), preference.get(),
-        static_cast<int>(results.size()), results.data(), &count);
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(cuda::cublas_handle(device), operation.get(), a.get(), b.get(), c.get(), c.get(),
+                                       preference.get(), static_cast<int>(results.size()), results.data(), &count);
     if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED) CAMO_CUBLAS(status);
     for (int i = 0; i < count && !found; ++i) {
       const auto& result = results[static_cast<size_t>(i)];
@@ -244,12 +244,11 @@ bool gemm_cuda(const CudaGemm& request) {
   const auto one_f32 = static_cast<float>(one), beta_f32 = static_cast<float>(beta);
   for (int64_t i = 0; i < gemm.outer; ++i) {
     void* const c = matrix_at(gemm.c, gemm.out, i);
-    CAMO_CUBLAS(cublasLtMatmul(cuda::cublas_handle(gemm.device), plan.operation.get(),
-                               wide ? static_cast<const void*>(&one) : &one_f32, matrix_at(gemm.b, gemm.dtype, i),
-                               plan.a.get(), matrix_at(gemm.a, gemm.dtype, i), plan.b.get(),
-                               wide ? static_cast<const void*>(&beta) : &beta_f32, c, plan.c.get(), c, plan.c.get(),
-                               &plan.algorithm, workspace.defined() ? workspace.raw_data() : nullptr, plan.workspace,
-                               stream));
+    CAMO_CUBLAS(cublasLtMatmul(
+        cuda::cublas_handle(gemm.device), plan.operation.get(), wide ? static_cast<const void*>(&one) : &one_f32,
+        matrix_at(gemm.b, gemm.dtype, i), plan.a.get(), matrix_at(gemm.a, gemm.dtype, i), plan.b.get(),
+        wide ? static_cast<const void*>(&beta) : &beta_f32, c, plan.c.get(), c, plan.c.get(), &plan.algorithm,
+        workspace.defined() ? workspace.raw_data() : nullptr, plan.workspace, stream));
   }
   return true;
 }
@@ -260,6 +259,12 @@ int64_t gemm_cuda_plan_count() {
   return static_cast<int64_t>(cache.plans.size());
 }
 
+}  // namespace camo::detail
+
+#else
+
+namespace camo::detail {
+int64_t gemm_cuda_plan_count() { return 0; }
 }  // namespace camo::detail
 
 #endif  // CAMO_WITH_CUDA

@@ -1,4 +1,4 @@
-// Products of matrices in CUDA memory, on cuBLASLt. Only builds with CUDA have the functions.
+// Products of matrices in CUDA memory, on cuBLASLt. Only builds with CUDA have gemm_cuda().
 #pragma once
 
 #include <cstdint>

@@ -100,10 +100,10 @@ std::vector<double> sum_over_rows(int64_t rows, int64_t width, AddRows&& add_row
   return sums;
 }
 
-/// A vector of T's dtype from doubles.
+/// A vector of T's dtype from doubles, on the CPU.
 template <class T>
 Tensor to_tensor(const double* values, int64_t count) {
-  Tensor out = empty({count}, dtype_of<T>);
+  Tensor out = empty({count}, dtype_of<T>, cpu);
   std::transform(values, values + count, out.data<T>(), [](double value) { return static_cast<T>(value); });
   return out;
 }

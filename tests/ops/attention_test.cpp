@@ -22,18 +22,19 @@ Tensor bool_mask(const std::vector<uint8_t>& values, const Shape& shape) {
 
 /// The definition for one query, in double.
 std::vector<double> naive_row(const Tensor& q, const Tensor& k, const Tensor& v, int64_t b, int64_t i, int64_t h) {
-  const auto at = [](const Tensor& x, int64_t b_, int64_t n, int64_t h_, int64_t d) {
-    return x.data<double>()[b_ * x.stride(0) + n * x.stride(1) + h_ * x.stride(2) + d * x.stride(3)];
+  const int64_t width = q.size(3), heads = q.size(2);
+  const auto host_q = q.to_vector<double>(), host_k = k.to_vector<double>(), host_v = v.to_vector<double>();
+  const auto at = [&](const std::vector<double>& x, int64_t tokens, int64_t n, int64_t d) {
+    return x[static_cast<size_t>(((b * tokens + n) * heads + h) * width + d)];
   };
-  const int64_t width = q.size(3);
   std::vector<double> out(static_cast<size_t>(width));
   double sum = 0;
   for (int64_t j = 0; j < k.size(1); ++j) {
     double score = 0;
-    for (int64_t d = 0; d < width; ++d) score += at(q, b, i, h, d) * at(k, b, j, h, d);
+    for (int64_t d = 0; d < width; ++d) score += at(host_q, q.size(1), i, d) * at(host_k, k.size(1), j, d);
     const double weight = std::exp(score / std::sqrt(static_cast<double>(width)));
     sum += weight;
-    for (int64_t d = 0; d < width; ++d) out[static_cast<size_t>(d)] += weight * at(v, b, j, h, d);
+    for (int64_t d = 0; d < width; ++d) out[static_cast<size_t>(d)] += weight * at(host_v, v.size(1), j, d);
   }
   for (double& value : out) value /= sum;
   return out;
@@ -66,7 +67,8 @@ TEST(Attention, SlicesOfAFusedProjection) {
   };
   const Tensor y = scaled_dot_product_attention(part(0), part(1), part(2));
   const Tensor dense = scaled_dot_product_attention(clone(part(0)), clone(part(1)), clone(part(2)));
-  EXPECT_TRUE(bitwise_equal(y, dense));
+  if (qkv.is_cuda()) EXPECT_TRUE(all_close(y, dense, 1e-14));  // other strides may mean another kernel
+  else EXPECT_TRUE(bitwise_equal(y, dense));
 }
 
 TEST(Attention, CausalOffset) {

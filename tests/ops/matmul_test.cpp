@@ -98,7 +98,7 @@ TEST(Matmul, Errors) {
                "matmul: the last dimension of a must be the last but one of b; got [2, 3] times [4, 2]");
   EXPECT_ERROR(matmul(zeros({2, 3}, f64), zeros({3, 2})), "matmul: operands must have one dtype; got f64 times f32");
   EXPECT_ERROR(matmul(zeros({2, 2, 3}), zeros({4, 3, 2})), "matmul");
-  EXPECT_ERROR(matmul(zeros({2, 3}, i64), zeros({3, 2}, i64)), "matmul: computes in f32 or f64");
+  EXPECT_ERROR(matmul(zeros({2, 3}, i64, cpu), zeros({3, 2}, i64, cpu)), "matmul: computes in f32 or f64");
 }
 
 TEST(Linear, AgreesWithPyTorch) { Fixture("linear").check({"x", "weight", "bias"}, apply_linear); }
@@ -141,7 +141,7 @@ TEST(Linear, Errors) {
   EXPECT_ERROR(linear(zeros({2, 3}), zeros({5, 3}, f64)),
                "linear: x, weight and bias must have one dtype; got x f32, weight f64");
   EXPECT_ERROR(linear(zeros({2, 3}), zeros({5, 3}), zeros({5}, f64)), "got x f32, weight f32, bias f64");
-  EXPECT_ERROR(linear(zeros({2, 3}, f16), zeros({5, 3}, f16)), "linear: computes in f32 or f64");
+  EXPECT_ERROR(linear(zeros({2, 3}, f16, cpu), zeros({5, 3}, f16, cpu)), "linear: computes in f32 or f64");
 }
 
 }  // namespace

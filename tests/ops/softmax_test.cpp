@@ -75,7 +75,7 @@ TEST(Softmax, EmptyInputs) {
 TEST(Softmax, Errors) {
   EXPECT_ERROR(softmax(zeros({2, 3}), 2), "softmax");
   EXPECT_ERROR(log_softmax(zeros({2, 3}), -3), "log_softmax");
-  EXPECT_ERROR(softmax(zeros({2, 3}, i64), 0), "softmax: computes in f32 or f64");
+  EXPECT_ERROR(softmax(zeros({2, 3}, i64, cpu), 0), "softmax: computes in f32 or f64");
 }
 
 }  // namespace
