@@ -10,7 +10,8 @@
 #include "ops/detail/same_device.h"
 #include "ops/matmul.h"
 #ifdef __CUDACC__
-#include "ops/detail/column_reduce.cuh"
+#include "core/cuda/kernels.cuh"
+#include "ops/detail/column_sum.h"
 #endif
 
 namespace camo {
@@ -109,7 +110,7 @@ void linear_backward_cuda([[maybe_unused]] const Rows& dy, [[maybe_unused]] cons
     }
     if (!have_bias) run(gemm, dweight);
   }
-  if (dbias.defined() && !have_bias) detail::column_sums_cuda(dy, dbias);
+  if (dbias.defined() && !have_bias) detail::column_sum_cuda(dbias, detail::dense(dy.x));
 #endif
 }
 

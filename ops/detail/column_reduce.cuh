@@ -10,7 +10,6 @@
 #include "core/cuda/kernels.cuh"
 #include "core/tensor.h"
 #include "ops/detail/packs.cuh"
-#include "ops/detail/rows.h"
 
 namespace camo::detail {
 
@@ -186,37 +185,6 @@ void column_map(Device device, int64_t batches, int64_t rows, int64_t width, con
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts), static_cast<unsigned>(batches));
   column_map_kernel<<<grid, kColumnThreads, 0, stream>>>(op, rows, static_cast<int>(packs), static_cast<int>(tile));
   CAMO_LAUNCHED(name);
-}
-
-template <class T, int N>
-struct ColumnSums {
-  using A = cuda::Accumulator<T>;
-  using Partial = ColumnSum<A>;
-  using Total = ColumnSum<double>;
-  static constexpr int kWidth = N;
-  const T* x;
-  int64_t stride;
-  T* sums;
-
-  __device__ void add(int64_t, int64_t row, int64_t column, Partial (&partial)[N]) const {
-    A values[N];
-    load_pack<T, N>(x + row * stride + column, values);
-#pragma unroll
-    for (int i = 0; i < N; ++i) partial[i].sum += values[i];
-  }
-  __device__ void finish(int64_t, int64_t column, const Total& total) const {
-    sums[column] = convert<T>(static_cast<A>(total.sum));
-  }
-};
-
-/// sums[c] = sum over rows of x[row, c]; sums [width] of x's dtype.
-inline void column_sums_cuda(const Rows& x, const Tensor& sums) {
-  cuda::dispatch_floating(sums.dtype(), "column_sums", [&]<class T>() {
-    dispatch_pack<T>({{x.x.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
-      column_reduce(sums.device(), 1, x.count, x.width, "column_sums",
-                    ColumnSums<T, N>{x.row<T>(0), x.stride, sums.data<T>()});
-    });
-  });
 }
 
 }  // namespace camo::detail
