@@ -1,10 +1,9 @@
 // What tests that need a GPU share: skipping without one, and comparisons with the CPU in double precision.
 #pragma once
 
-#include <functional>
+#include <algorithm>
 
-#include "ops/elementwise.h"
-#include "tests/support/test_support.h"
+#include "tests/cuda/cuda_cases.h"
 
 namespace camo::test {
 
@@ -13,7 +12,7 @@ class CudaTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (cuda_device_count() == 0) GTEST_SKIP() << why_no_cuda();
-    set_default_device(Device::cuda());
+    set_default_device(kGpu);
   }
 };
 
@@ -30,35 +29,26 @@ inline double rounding_of(DType dtype) {
 /// The same numbers in f64 on the CPU.
 inline Tensor on_cpu_in_double(const Tensor& x) { return to(to(x.detach(), cpu), f64); }
 
-using TensorFn = std::function<Tensor(const Tensors&)>;
-
-/// fn on CUDA in the inputs' dtype agrees with fn on the CPU in f64, both the result and the gradients, but for
-/// `roundings` of the largest element.
-inline void expect_cuda_agrees(const TensorFn& fn, const Tensors& inputs, double roundings) {
+/// fn on these tensors, which lie on CUDA with any strides, agrees with fn on the CPU in f64, both the result and the
+/// gradients, but for `roundings` of the largest element; in f64 but for 1e-13, as sums have another order.
+inline void expect_cuda_agrees(const MapFunction& fn, const Tensors& inputs, double roundings) {
   Tensors here, there;
   for (const Tensor& x : inputs) {
-    here.push_back(x.detach().set_requires_grad(true));
-    there.push_back(on_cpu_in_double(x).set_requires_grad(true));
+    here.push_back(x.detach());
+    there.push_back(on_cpu_in_double(x));
   }
   const DType dtype = inputs[0].dtype();
-  const double tolerance = roundings * rounding_of(dtype);
-  const Tensor y = fn(here);
-  ASSERT_TRUE(y.is_cuda());
-  EXPECT_EQ(y.dtype(), dtype);
-  const Tensor want = [&] {
-    set_default_device(cpu);
-    const Tensor result = fn(there);
-    set_default_device(Device::cuda());
-    return result;
-  }();
-  EXPECT_TRUE(all_close(y, want, tolerance)) << "output in " << name(dtype);
-  const Tensor dy = to(uniform(y.shape(), f64), dtype);
-  backward(y, dy);
-  backward(want, on_cpu_in_double(dy));
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    ASSERT_TRUE(here[i].grad().defined());
-    EXPECT_TRUE(all_close(here[i].grad(), there[i].grad(), tolerance))
-        << "gradient of input " << i << " in " << name(dtype);
+  const Tensor dy = to(uniform(fn(here).shape()), dtype);
+  const Tensors got = output_and_gradients(fn, here, dy);
+  set_default_device(cpu);
+  const Tensors expected = output_and_gradients(fn, there, on_cpu_in_double(dy));
+  set_default_device(kGpu);
+  const double tolerance = std::max(roundings * rounding_of(dtype), 1e-13);
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_TRUE(got[i].defined() && got[i].is_cuda());
+    EXPECT_EQ(got[i].dtype(), dtype);
+    EXPECT_TRUE(all_close(got[i], expected[i], tolerance))
+        << name(dtype) << (i == 0 ? ": output" : concat_text(": gradient of input ", static_cast<int64_t>(i) - 1));
   }
 }
 

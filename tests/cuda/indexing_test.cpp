@@ -28,7 +28,7 @@ TEST_F(CudaIndexing, SlicesAgreeWithTheCpu) {
         Shape wanted = shape;
         wanted[axis] = 9;
         const Tensor values = to(uniform(wanted, f64), dtype);
-        const TensorFn add = [&](const Tensors& in) { return index_add(in[0], axis, index_like(in[0]), in[1]); };
+        const MapFunction add = [&](const Tensors& in) { return index_add(in[0], axis, index_like(in[0]), in[1]); };
         expect_cuda_agrees(add, {x, values}, 8);
         expect_cuda_agrees(add, {misaligned(x), values}, 8);
       }
