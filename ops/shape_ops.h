@@ -42,6 +42,9 @@ Tensor flip(const Tensor& x, const Shape& axes);
 /// Rotates [N, H, W, C] maps by `turns` * 90 degrees counter-clockwise (any sign), as numpy.rot90 on axes (H, W).
 Tensor rot90(const Tensor& x, int turns);
 
+// An index out of range throws on the CPU. On CUDA, where looking at it would wait for the device, it stops the kernel:
+// the next call that waits throws.
+
 /// y[i...] = x[..., index[i...], ...] element by element: index (i64) has x's dims, extents at most x's off `axis`.
 Tensor gather(const Tensor& x, int axis, const Tensor& index);
 /// Zeros of extent `extent` along `axis`, to which values are added at `index`: the transpose of gather.

@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(512) reduce_columns_kernel(Source source, Stor
                                                              int lanes, int64_t split_rows, int splits, int tiles) {
   using Acc = typename Reducer::Acc;
   using V = typename Source::Value;
-  extern __shared__ char shared_bytes[];
+  extern __shared__ __align__(16) char shared_bytes[];
   Acc* const shared = reinterpret_cast<Acc*>(shared_bytes);  // [rows, lanes, N]
   const int lane = threadIdx.x % lanes, row = threadIdx.x / lanes, rows = blockDim.x / lanes;
   const int64_t strip = blockIdx.x / tiles;
