@@ -1,6 +1,7 @@
 // Descriptors of cuDNN's graph API (its C backend) with ownership and typed attributes.
 #pragma once
 
+#include <algorithm>
 #include <span>
 #include <string>
 #include <utility>
@@ -105,6 +106,7 @@ class Descriptor {
   std::vector<Descriptor> get_descriptors(cudnnBackendAttributeName_t name, cudnnBackendDescriptorType_t type,
                                           int64_t limit) const {
     std::vector<Descriptor> values;
+    if (limit == 0) return values;
     std::vector<cudnnBackendDescriptor_t> raw;
     for (int64_t i = 0; i < limit; ++i) raw.push_back(values.emplace_back(type).raw_);
     int64_t count = 0;
@@ -129,7 +131,11 @@ class Descriptor {
 
  private:
   void set_raw(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count, const void* values) {
-    CAMO_CUDNN(cudnnBackendSetAttribute(raw_, name, type, count, values));
+    const cudnnStatus_t status = cudnnBackendSetAttribute(raw_, name, type, count, values);
+    if (status != CUDNN_STATUS_SUCCESS) {
+      fail(ErrorCode::device, "cudnn: setting attribute ", static_cast<int>(name), " (see cudnn_graph.h) to ", count,
+           " values failed: ", cudnn_error(status));
+    }
   }
 
   cudnnBackendDescriptor_t raw_ = nullptr;
