@@ -244,11 +244,16 @@ bool gemm_cuda(const CudaGemm& request) {
   const auto one_f32 = static_cast<float>(one), beta_f32 = static_cast<float>(beta);
   for (int64_t i = 0; i < gemm.outer; ++i) {
     void* const c = matrix_at(gemm.c, gemm.out, i);
-    CAMO_CUBLAS(cublasLtMatmul(
+    const cublasStatus_t status = cublasLtMatmul(
         cuda::cublas_handle(gemm.device), plan.operation.get(), wide ? static_cast<const void*>(&one) : &one_f32,
         matrix_at(gemm.b, gemm.dtype, i), plan.a.get(), matrix_at(gemm.a, gemm.dtype, i), plan.b.get(),
         wide ? static_cast<const void*>(&beta) : &beta_f32, c, plan.c.get(), c, plan.c.get(), &plan.algorithm,
-        workspace.defined() ? workspace.raw_data() : nullptr, plan.workspace, stream));
+        workspace.defined() ? workspace.raw_data() : nullptr, plan.workspace, stream);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED && gemm.epilogue != GemmEpilogue::none) {
+      plan.found = false;  // the heuristics promised too much
+      return false;
+    }
+    cuda::check(status, "cublasLtMatmul", __FILE__, __LINE__);
   }
   return true;
 }

@@ -289,10 +289,14 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   if constexpr (!std::is_same_v<T, double>) {
     dispatch_pack<T>({{in, g, dx}, {width, x.stride, dy.stride}}, [&]<int N>() {
       done = dispatch_row_group<T, N, kBackwardLimit>(width / N, [&]<class Group>() {
-        const int64_t most = int64_t{cuda::device_info(device).multiprocessors} * 4;
+        // As many blocks as stay on the device: each leaves a row of sums.
+        const auto shared = static_cast<size_t>(2 * width) * sizeof(A);
+        int resident = 0;
+        CAMO_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, layer_norm_backward_kernel<T, Group>,
+                                                                cuda::kBlock, shared));
+        const int64_t most = int64_t{cuda::device_info(device).multiprocessors} * std::max(1, resident);
         const int64_t blocks = std::min(most, (x.count + Group::kRowsPerBlock - 1) / Group::kRowsPerBlock);
         const Tensor partial = empty({blocks, 2 * width}, dtype_of<A>, device);
-        const auto shared = static_cast<size_t>(2 * width) * sizeof(A);
         layer_norm_backward_kernel<T, Group><<<static_cast<unsigned>(blocks), cuda::kBlock, shared, stream>>>(
             in, x.stride, g, dy.stride, x.count, static_cast<int>(width / N), w, means, rstds, dx, partial.data<A>());
         CAMO_LAUNCHED("layer_norm_backward");

@@ -34,9 +34,36 @@ void dispatch_pack(const PackLimits& limits, Fn&& fn) {
   fn.template operator()<1>();
 }
 
+/// The unsigned word of this many bytes that one instruction loads.
+template <int kBytes>
+struct LoadWord {
+  using type = uint4;
+};
+template <>
+struct LoadWord<8> {
+  using type = uint2;
+};
+template <>
+struct LoadWord<4> {
+  using type = unsigned;
+};
+template <>
+struct LoadWord<2> {
+  using type = unsigned short;
+};
+
+/// From memory that nothing writes while the kernel runs: the loads of several steps of a loop may then be in flight
+/// together, although stores lie between them.
 template <class T, int N>
 __device__ void load_pack(const T* from, cuda::Accumulator<T> (&values)[N]) {
-  const auto pack = *reinterpret_cast<const cuda::Pack<T, N>*>(from);
+  using Word = typename LoadWord<sizeof(T) * N>::type;
+  constexpr int kWords = sizeof(T) * N / sizeof(Word);
+  Word words[kWords];
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) words[i] = __ldg(reinterpret_cast<const Word*>(from) + i);
+  cuda::Pack<T, N> pack;
+  static_assert(sizeof pack == sizeof words);
+  memcpy(&pack, words, sizeof pack);
 #pragma unroll
   for (int i = 0; i < N; ++i) values[i] = convert<cuda::Accumulator<T>>(pack.values[i]);
 }
