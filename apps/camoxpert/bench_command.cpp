@@ -52,8 +52,7 @@ class Bench {
     network_.zero_grad();
     const LossOutput loss = loss_(network_(images_), masks_);
     backward(loss.total);
-    clip_gradient_norm(network_.parameters(), clip_norm_);
-    optimizer_->step();
+    optimizer_->step(clip_gradients(network_.parameters(), clip_norm_));
     result_ = loss.total;
   }
 
@@ -117,9 +116,9 @@ void run_bench(BenchOptions options) {
   const double median = quantile(milliseconds, 0.5);
   const double rate = 1e3 * static_cast<double>(options.batch_size) / median;
   const int64_t peak = memory_stats(device).peak_bytes;
-  fmt::print("{} on {}: {}, {} experts, {} px, batch {}, {} threads\n", options.what, device.str(),
-             options.network.backbone, options.network.num_experts, options.img_size, options.batch_size,
-             num_threads());
+  fmt::print("{} on {}: {}, {} experts, {} px, batch {}, {} threads, {}\n", options.what, device.str(),
+             options.network.backbone, options.network.num_experts, options.img_size, options.batch_size, num_threads(),
+             options.common.precision(device));
   fmt::print("median {:.2f} ms ({:.2f} to {:.2f}, {} runs after {})   {:.2f} images/s   peak memory {}\n", median,
              milliseconds.front(), milliseconds.back(), milliseconds.size(), options.warmup, rate, format_bytes(peak));
   const nlohmann::json row{{"bench", options.what},
@@ -129,6 +128,7 @@ void run_bench(BenchOptions options) {
                            {"img_size", options.img_size},
                            {"batch_size", options.batch_size},
                            {"threads", num_threads()},
+                           {"tf32", device.is_cuda() && options.common.tf32},
                            {"runs", milliseconds.size()},
                            {"median_ms", median},
                            {"min_ms", milliseconds.front()},

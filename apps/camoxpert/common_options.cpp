@@ -2,18 +2,29 @@
 
 #include "core/error.h"
 #include "core/parallel.h"
+#include "ops/math_mode.h"
 
 namespace camo::app {
 
 void CommonOptions::add_to(CLI::App& command) {
   command.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   command.add_option("--threads", threads, "CPU threads; 0 uses all cores")->capture_default_str();
+  command.add_flag("--tf32,!--no-tf32", tf32,
+                   "On a GPU, round the factors of matrix products and convolutions to TF32 (default: on)");
+  command.add_flag("--autotune", autotune, "On a GPU, time the candidates for each convolution at its first use");
 }
 
 Device CommonOptions::apply() const {
   CAMO_CHECK_CODE(usage, threads >= 0, "--threads: must not be negative; got ", threads);
   if (threads > 0) set_num_threads(threads);
+  set_allow_tf32(tf32);
+  set_conv_autotune(autotune);
   return parse_device(device);
+}
+
+std::string CommonOptions::precision(Device where) const {
+  if (where.is_cpu()) return "f32";
+  return tf32 ? "f32, factors of products rounded to TF32 (--no-tf32 turns that off)" : "f32";
 }
 
 }  // namespace camo::app

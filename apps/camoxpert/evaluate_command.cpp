@@ -31,10 +31,11 @@ nlohmann::json to_json(const EvaluationResult& result, const std::vector<Sample>
 }
 
 void run_evaluate(const EvaluateOptions& options) {
-  options.common.apply();
+  const Device device = options.common.apply();
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
   const std::vector<Sample> samples = find_dataset(options.dataset_path, Split::test).samples;
   const LoadedCheckpoint loaded = load_checkpoint(options.checkpoint, options.backbone);
+  loaded.network->to(device, f32);
   EvaluationOptions settings;
   settings.img_size = static_cast<int>(options.img_size > 0 ? options.img_size : loaded.info.img_size);
   settings.batch_size = options.batch_size;

@@ -15,7 +15,7 @@ namespace camo::app {
 struct EvaluationOptions {
   int img_size = 384;
   int64_t batch_size = 4;
-  int sheet_rows = 8;                             // of the contact sheet, spread over the samples
+  int sheet_rows = 8;                                  // of the contact sheet, spread over the samples
   std::filesystem::path contact_sheet = {};            // where to write it; empty: nowhere
   std::function<void(int64_t done)> on_progress = {};  // samples scored so far
 };

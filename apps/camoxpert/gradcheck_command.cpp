@@ -24,7 +24,7 @@ struct OpSummary {
 };
 
 void run_gradcheck(const GradcheckOptionsOfApp& options) {
-  options.common.apply();
+  set_default_device(options.common.apply());  // the cases make their inputs there
   std::map<std::string, OpSummary> summaries;
   int failed = 0, cases = 0;
   for (const GradientCase& test : all_gradient_cases()) {

@@ -29,7 +29,9 @@ std::vector<ProbabilityMap> predict(const CamoXpert& network, const std::vector<
       inputs[static_cast<size_t>(i)] = to_network_input(pictures[static_cast<size_t>(i)], img_size);
     }
   });
-  const Tensor probabilities = contiguous(sigmoid(network(concat(inputs, 0)).logits));  // [N, S, S, 1]
+  const Device device = network.parameters().front().device();
+  const Tensor input = to(concat(inputs, 0), device);
+  const Tensor probabilities = contiguous(to(sigmoid(network(input).logits), cpu));  // [N, S, S, 1]
   std::vector<ProbabilityMap> maps(pictures.size());
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

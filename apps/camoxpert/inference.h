@@ -20,7 +20,7 @@ struct ProbabilityMap {
   Image to_image() const;
 };
 
-/// One probability map a picture, at the picture's own size. The network sees img_size x img_size.
+/// One probability map a picture, at the picture's own size. The network sees img_size x img_size, on its own device.
 std::vector<ProbabilityMap> predict(const CamoXpert& network, const std::vector<Image>& pictures, int img_size);
 
 /// Calls visit(first, count) for batches [first, first + count) of `total`.

@@ -61,11 +61,12 @@ std::vector<fs::path> find_pictures(const fs::path& input) {
 }
 
 void run_predict(const PredictOptions& options) {
-  options.common.apply();
+  const Device device = options.common.apply();
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
   CAMO_CHECK_CODE(usage, options.threshold <= 1, "--threshold: must be within 0 and 1; got ", options.threshold);
   const std::vector<fs::path> paths = find_pictures(options.input);
   const LoadedCheckpoint loaded = load_checkpoint(options.checkpoint, options.backbone);
+  loaded.network->to(device, f32);
   const int img_size = static_cast<int>(options.img_size > 0 ? options.img_size : loaded.info.img_size);
   const fs::path output = options.output_dir;
   std::error_code failure;

@@ -5,17 +5,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <set>
+#include <utility>
 
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/random.h"
 #include "models/camoxpert/checkpoint.h"
 #include "ops/elementwise.h"
+#include "ops/shape_ops.h"
 
 namespace camo::app {
 
 namespace {
+
+constexpr size_t kStepsBetweenReads = 10;  // on a GPU: each read waits for it
 
 /// The first part of the test split that validation uses, or the end of the training samples when there is none.
 struct DataPlan {
@@ -63,14 +68,12 @@ DataPlan plan_data(const TrainOptions& options) {
 
 }  // namespace
 
-void Trainer::LossMeans::add(const LossOutput& loss) {
-  if (sums.empty()) {
-    sums.emplace_back("loss", 0.0);
-    for (const auto& [name, value] : loss.parts) sums.emplace_back(name, 0.0);
+void Trainer::LossMeans::add(const LossMeans& other) {
+  if (sums.empty()) sums.resize(other.sums.size());
+  for (size_t i = 0; i < sums.size(); ++i) {
+    sums[i] = {other.sums[i].first, sums[i].second + other.sums[i].second};
   }
-  sums[0].second += loss.total.item();
-  for (size_t i = 0; i < loss.parts.size(); ++i) sums[i + 1].second += loss.parts[i].second.item();
-  ++count;
+  count += other.count;
 }
 
 std::string Trainer::LossMeans::str() const {
@@ -82,7 +85,7 @@ std::string Trainer::LossMeans::str() const {
 
 Trainer::Trainer(const TrainOptions& options, const std::string& config_toml) : options_(options) {
   options_.check();
-  options_.common.apply();
+  device_ = options_.common.apply();
   loss_ = make_loss(options_.loss);
   DataPlan data = plan_data(options_);
   train_samples_ = std::move(data.train);
@@ -93,17 +96,21 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml) : 
                   options_.batch_size);
   seed_everything(options_.seed);
   network_ = std::make_unique<CamoXpert>(options_.network);
+  network_->to(device_, f32);
+  guard_ = zeros({}, f64, device_);
   LoaderOptions loading;
   loading.image_size = options_.img_size;
   loading.batch_size = options_.batch_size;
   loading.workers = options_.num_workers;
   loading.augment = options_.augment;
+  loading.raw = device_.is_cuda();
   loading.drop_last = true;
   loading.seed = options_.seed;
   loading.cache_bytes = options_.cache_mb << 20;
   loading.max_bad_images = options_.max_bad_images;
   loading.on_bad_image = [this](const std::string& message) { folder_->log("replaced a damaged picture: " + message); };
   loader_ = std::make_unique<DataLoader>(train_samples_, loading);
+  batches_ = std::make_unique<DeviceBatches>(*loader_, device_);
   folder_ = std::make_unique<RunFolder>(options_.checkpoint_dir, config_toml);
   if (options_.use_ema) ema_ = std::make_unique<Ema>(*network_, options_.ema_decay);
 }
@@ -135,6 +142,7 @@ std::vector<Trainer::Stage> Trainer::plan_stages() const {
 
 void Trainer::report_start() {
   for (const auto& [key, value] : system_info()) folder_->log(fmt::format("{:<12} {}", key, value));
+  folder_->log(fmt::format("device       {}, {}", device_.str(), options_.common.precision(device_)));
   folder_->log(fmt::format("network      CamoXpert on {}, {} experts, {:L} parameters", options_.network.backbone,
                            options_.network.num_experts, network_->parameter_count()));
   std::string tokens;
@@ -170,32 +178,60 @@ void Trainer::begin_stage(const Stage& stage) {
                            stage.first_epoch + 1, stage.end_epoch, stage.steps, network_->parameter_count(true)));
 }
 
-std::optional<Trainer::LossMeans> Trainer::train_step(int64_t batches) {
-  LossMeans losses;
+void Trainer::train_step(int64_t batches) {
+  PendingStep pending{
+      .step = step_ + 1, .lr = schedule_.lr(stage_step_), .batches = batches, .losses = {}, .gradient_norm = {}};
   optimizer_->zero_grad();
   for (int64_t i = 0; i < batches; ++i) {
-    const std::optional<Batch> batch = loader_->next();
+    const std::optional<Batch> batch = batches_->next();
     CAMO_ASSERT(batch.has_value());
     const CamoXpertOutput output = (*network_)(batch->images);
     const LossOutput loss = (*loss_)(output, batch->masks);
-    CAMO_CHECK_CODE(not_finite, std::isfinite(loss.total.item()), "train: the loss of step ", step_ + 1, " is ",
-                    loss.total.item(), "; the weights are still those of the step before; lower --lr or --clip-norm");
-    losses.add(loss);
     for (size_t layer = 0; layer < expert_counts_.size(); ++layer) {
       const std::vector<int64_t>& counts = output.routing[layer].counts;
       for (size_t e = 0; e < counts.size(); ++e) expert_counts_[layer][e] += counts[e];
     }
     backward(loss.total * (1.0 / static_cast<double>(batches)));
+    const NoGrad no_grad;
+    Tensors values{reshape(loss.total, {1})};
+    loss_names_ = {"loss"};
+    for (const auto& [name, value] : loss.parts) {
+      values.push_back(reshape(value, {1}));
+      loss_names_.push_back(name);
+    }
+    const Tensor row = to(concat(values, 0), f64);
+    if (pending.losses.defined()) add_into(pending.losses, row);
+    else pending.losses = row;
   }
-  gradient_norm_ = clip_gradient_norm(network_->parameters(), options_.clip_norm);
-  CAMO_CHECK_CODE(not_finite, std::isfinite(gradient_norm_), "train: the gradient of step ", step_ + 1, " has norm ",
-                  gradient_norm_, "; the weights are still those of the step before; lower --lr or --clip-norm");
-  optimizer_->set_lr(schedule_.lr(stage_step_));
-  optimizer_->step();
-  if (ema_) ema_->update(*network_);
+  pending.gradient_norm = clip_gradients(network_->parameters(), options_.clip_norm);
+  add_into(guard_, select(pending.losses, 0, 0));
+  add_into(guard_, pending.gradient_norm);
+  optimizer_->set_lr(pending.lr);
+  optimizer_->step(guard_);
+  if (ema_) ema_->update(*network_, guard_);
+  pending_.push_back(std::move(pending));
   ++stage_step_;
   ++step_;
-  return losses;
+}
+
+Trainer::LossMeans Trainer::read_pending(int64_t epoch) {
+  LossMeans last;
+  for (const PendingStep& pending : std::exchange(pending_, {})) {
+    const std::vector<double> values = pending.losses.to_vector<double>();
+    const double norm = pending.gradient_norm.item();
+    last = {.sums = {}, .count = pending.batches};
+    for (size_t i = 0; i < values.size(); ++i) last.sums.emplace_back(loss_names_[i], values[i]);
+    const char* const remedy = "; the weights are still those of the step before; lower --lr or --clip-norm";
+    CAMO_CHECK_CODE(not_finite, std::isfinite(values[0]), "train: the loss of step ", pending.step, " is ",
+                    last.mean(0), remedy);
+    CAMO_CHECK_CODE(not_finite, std::isfinite(norm), "train: the gradient of step ", pending.step, " has norm ", norm,
+                    remedy);
+    epoch_losses_.add(last);
+    nlohmann::json row{{"step", pending.step}, {"epoch", epoch + 1}, {"lr", pending.lr}, {"gradient_norm", norm}};
+    for (size_t i = 0; i < last.sums.size(); ++i) row[last.sums[i].first] = last.mean(i);
+    folder_->add_metrics(row);
+  }
+  return last;
 }
 
 bool Trainer::train_epoch(int64_t epoch, const Stage& stage) {
@@ -204,27 +240,20 @@ bool Trainer::train_epoch(int64_t epoch, const Stage& stage) {
   epoch_losses_ = {};
   expert_counts_.assign(4, std::vector<int64_t>(static_cast<size_t>(options_.network.num_experts), 0));
   const int64_t total = loader_->batches_per_epoch();
+  const size_t read_every = device_.is_cuda() ? kStepsBetweenReads : 1;
   Progress progress(fmt::format("epoch {}/{}", epoch + 1, options_.epochs), total * options_.batch_size, "images");
   for (int64_t done = 0; done < total && stage_step_ < stage.steps && !limit_reached();) {
     const int64_t batches = std::min(options_.accumulation_steps, total - done);
-    const LossMeans losses = *train_step(batches);
+    train_step(batches);
     done += batches;
-    if (epoch_losses_.sums.empty()) epoch_losses_.sums.resize(losses.sums.size());
-    for (size_t i = 0; i < losses.sums.size(); ++i) {
-      epoch_losses_.sums[i] = {losses.sums[i].first, epoch_losses_.sums[i].second + losses.sums[i].second};
-    }
-    epoch_losses_.count += losses.count;
-    nlohmann::json row{
-        {"step", step_}, {"epoch", epoch + 1}, {"lr", optimizer_->lr()}, {"gradient_norm", gradient_norm_}};
-    for (size_t i = 0; i < losses.sums.size(); ++i) row[losses.sums[i].first] = losses.mean(i);
-    folder_->add_metrics(row);
-    if (step_ == 1) {
-      folder_->log(
-          fmt::format("memory       {} at the peak of the first step", format_bytes(memory_stats(cpu).peak_bytes)));
-    }
-    progress.update(done * options_.batch_size, fmt::format("{}  lr {:.1e}  mem {}", losses.str(), optimizer_->lr(),
-                                                            format_bytes(memory_stats(cpu).peak_bytes)));
+    if (step_ > 1 && pending_.size() < read_every) continue;
+    const LossMeans losses = read_pending(epoch);
+    const std::string peak = format_bytes(memory_stats(device_).peak_bytes);
+    if (step_ == 1) folder_->log(fmt::format("memory       {} at the peak of the first step", peak));
+    progress.update(done * options_.batch_size,
+                    fmt::format("{}  lr {:.1e}  mem {}", losses.str(), optimizer_->lr(), peak));
   }
+  read_pending(epoch);
   return !limit_reached();
 }
 

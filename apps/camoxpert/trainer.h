@@ -3,14 +3,13 @@
 
 #include <chrono>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "apps/camoxpert/evaluation.h"
 #include "apps/camoxpert/run_folder.h"
 #include "apps/camoxpert/train_options.h"
-#include "data/loader.h"
+#include "data/device_batches.h"
 #include "models/camoxpert/loss.h"
 #include "models/camoxpert/network.h"
 #include "nn/optim/adamw.h"
@@ -35,13 +34,22 @@ class Trainer {
     bool backbone_frozen = false;
     int64_t steps = 0;  // of the schedule
   };
-  /// Mean loss parts over steps.
+  /// Mean loss parts over batches.
   struct LossMeans {
     std::vector<std::pair<std::string, double>> sums;
     int64_t count = 0;
-    void add(const LossOutput& loss);
+    void add(const LossMeans& other);
     std::string str() const;
     double mean(size_t part) const { return sums[part].second / static_cast<double>(count); }
+  };
+
+  /// A step whose losses may still be computed on the device.
+  struct PendingStep {
+    int64_t step = 0;
+    double lr = 0;
+    int64_t batches = 0;
+    Tensor losses;         // f64: the total and its parts, summed over the batches
+    Tensor gradient_norm;  // f64
   };
 
   std::vector<Stage> plan_stages() const;
@@ -49,25 +57,33 @@ class Trainer {
   void begin_stage(const Stage& stage);
   /// False when a limit of steps or time was reached.
   bool train_epoch(int64_t epoch, const Stage& stage);
-  /// One optimizer step over the next batches; nothing when the epoch is over.
-  std::optional<LossMeans> train_step(int64_t batches);
+  /// One optimizer step over the next batches. Waits for the device only where the mixtures of experts do.
+  void train_step(int64_t batches);
+  /// Waits for the pending steps, and adds their losses to the epoch's and to the metrics. Returns the last one's.
+  /// Throws ErrorCode::not_finite for a step whose loss or gradient was not finite; the weights are those before it.
+  LossMeans read_pending(int64_t epoch);
   /// Validates, writes the contact sheet, the checkpoints and the history.
   void finish_epoch(int64_t epoch, const LossMeans& losses);
   bool limit_reached() const;
   double seconds() const;
 
   TrainOptions options_;
+  Device device_;
   std::vector<Sample> train_samples_, val_samples_;
   std::string data_report_;
   std::unique_ptr<CamoXpert> network_;
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<DataLoader> loader_;
+  std::unique_ptr<DeviceBatches> batches_;
   std::unique_ptr<RunFolder> folder_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Ema> ema_;
   OneCycleSchedule schedule_;
   int64_t stage_step_ = 0, step_ = 0;
-  double gradient_norm_ = 0;
+  // Sum of all losses and gradient norms: once it is not finite, no step changes the weights any more.
+  Tensor guard_;
+  std::vector<std::string> loss_names_;
+  std::vector<PendingStep> pending_;
   LossMeans epoch_losses_;
   std::vector<std::vector<int64_t>> expert_counts_;  // [layer][expert], of the epoch
   double best_iou_ = -1, untrained_iou_ = 0;

@@ -162,6 +162,17 @@ TEST_F(CommandLine, GradcheckRunsRegisteredCases) {
   expect_failure("gradcheck --filter nonsense", 2, "no operation matches 'nonsense'");
 }
 
+TEST_F(CommandLine, BenchTimesTrainingAndInference) {
+  const std::string small = " --backbone edgenext_xx_small --img-size 32 --batch-size 1 --warmup 0 --steps 2";
+  for (const char* what : {"train-step", "infer"}) {
+    const ProgramResult result = run_camoxpert(std::string("bench ") + what + small);
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    EXPECT_THAT(result.output, HasSubstr("images/s"));
+    EXPECT_THAT(result.output, HasSubstr("\"runs\":2"));
+  }
+  expect_failure("bench flight", 2, "what: flight not in");
+}
+
 TEST_F(CommandLine, MistypedFlagsAndCommands) {
   expect_failure("train --dataset-path x --batchsize 4", 2, "did you mean --batch-size?");
   expect_failure("trian", 2, "did you mean train?");

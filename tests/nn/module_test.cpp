@@ -193,7 +193,7 @@ TEST(Module, ConvertsInPlaceSoThatHandlesStayValid) {
   EXPECT_FALSE(tree.kernel.grad().defined());
   EXPECT_TRUE(handle.same_as(tree.named_parameters()[0].tensor));
   tree.kernel.set_grad(zeros_like(tree.kernel));
-  tree.to(cpu, f64);  // nothing to change: gradients stay
+  tree.to(handle.device(), f64);  // nothing to change: gradients stay
   EXPECT_TRUE(tree.kernel.grad().defined());
   EXPECT_ERROR(tree.to(i64), "parameters are floating; got to(i64)");
 }

@@ -33,6 +33,10 @@ int main(int argc, char** argv) {
     std::printf("CAMO_TEST_DEVICE: %s\n", error.what());
     return error.code() == camo::ErrorCode::device ? kSkipped : error.exit_code();
   }
+  if (std::getenv("CAMO_TEST_NEEDS_GPU") != nullptr && !camo::why_no_cuda().empty()) {
+    std::printf("skipped, all tests need a GPU: %s\n", camo::why_no_cuda().c_str());
+    return kSkipped;
+  }
   std::printf("tests on %s\n", device.str().c_str());
   ::testing::UnitTest::GetInstance()->listeners().Append(new DefaultDevice(device));  // owned by GoogleTest
   return RUN_ALL_TESTS();
