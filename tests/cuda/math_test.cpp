@@ -3,11 +3,11 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/device.h"
 #include "ops/detail/gaussian_blur.h"
 #include "ops/detail/gemm_cuda.h"
 #include "ops/math_mode.h"
 #include "ops/ops.h"
+#include "tests/cuda/cuda_test.h"
 #include "tests/ops/fixture.h"
 
 namespace camo {
@@ -15,21 +15,10 @@ namespace {
 
 using namespace test;
 
-class CudaMath : public ::testing::Test {
+class CudaMath : public CudaTest {
  protected:
-  void SetUp() override {
-    if (cuda_device_count() == 0) GTEST_SKIP() << why_no_cuda();
-    set_default_device(Device::cuda());
-  }
-  void TearDown() override {
-    set_default_device(cpu);
-    set_allow_tf32(false);
-  }
+  void TearDown() override { set_allow_tf32(false); }
 };
-
-double unit_roundoff(DType dtype) {
-  return std::ldexp(1.0, dtype == f16 ? -11 : dtype == bf16 ? -8 : dtype == f32 ? -24 : -53);
-}
 
 Tensor on(const Tensor& x, DType dtype, Device device) {
   Tensor y = empty(x.shape(), dtype, device);
@@ -41,7 +30,7 @@ double norm_of(const std::vector<double>& x) {
   return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
 }
 
-/// |a - b| / |b| over all elements: rounding every element of b by half a unit gives at most unit_roundoff.
+/// |a - b| / |b| over all elements: rounding every element of b by half a unit gives at most rounding_of(dtype).
 double relative_error(const Tensor& a, const Tensor& b) {
   auto difference = a.to_vector<double>();
   const auto expected = b.to_vector<double>();
@@ -63,11 +52,14 @@ void expect_agrees(const Function& fn, const Tensors& inputs, DType dtype, doubl
     here.push_back(y);
     wide.push_back(on(y, f64, cpu));
   }
-  const Tensor dy = on(uniform(output_shape(fn, here), f32), dtype, Device::cuda());
-  const Gradients got = run(fn, here, dy), expected = run(fn, wide, on(dy, f64, cpu));
+  const Tensor dy = on(uniform(output_shape(fn, here), f32), dtype, kGpu);
+  const Gradients got = run(fn, here, dy);
+  set_default_device(cpu);
+  const Gradients expected = run(fn, wide, on(dy, f64, cpu));
+  set_default_device(kGpu);
   EXPECT_EQ(got.y.dtype(), dtype);
   EXPECT_TRUE(got.y.is_cuda());
-  const double allowed = factor * unit_roundoff(dtype);
+  const double allowed = factor * rounding_of(dtype);
   EXPECT_LE(relative_error(got.y, expected.y), allowed) << name(dtype) << ": output";
   for (size_t i = 0; i < inputs.size(); ++i) {
     EXPECT_LE(relative_error(got.grads[i], expected.grads[i]), allowed) << name(dtype) << ": gradient of input " << i;
@@ -148,15 +140,15 @@ TEST_F(CudaMath, LayerNorm) {
 TEST_F(CudaMath, LayerNormWithWideParameters) {
   const Tensor weight = uniform({48}, f32), bias = uniform({48}, f32);
   for (const DType dtype : {f16, bf16}) {
-    const Tensor x = on(uniform({100, 48}, f32), dtype, Device::cuda());
+    const Tensor x = on(uniform({100, 48}, f32), dtype, kGpu);
     x.set_requires_grad(true);
     const Tensor w = clone(weight);
     w.set_requires_grad(true);
     const Tensor y = layer_norm(x, w, bias, 1e-6);
     EXPECT_EQ(y.dtype(), dtype);
     EXPECT_LE(relative_error(y, layer_norm(on(x, f64, cpu), on(weight, f64, cpu), on(bias, f64, cpu), 1e-6)),
-              2 * unit_roundoff(dtype));
-    backward(y, on(uniform({100, 48}, f32), dtype, Device::cuda()));
+              2 * rounding_of(dtype));
+    backward(y, on(uniform({100, 48}, f32), dtype, kGpu));
     EXPECT_EQ(w.grad().dtype(), f32);
     EXPECT_EQ(x.grad().dtype(), dtype);
   }
