@@ -10,6 +10,7 @@
 
 #include "core/autograd.h"
 #include "ops/attention.h"
+#include "ops/attention/flash.h"
 #include "ops/detail/attention_cuda.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/rows.h"
@@ -266,6 +267,9 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
                                     const AttentionOptions& options) {
   check_arguments(q, k, v, options);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+  if (q.numel() > 0 && k.numel() > 0 && flash::is_chosen(q, k, options)) {
+    return flash::attention(q, k, v, options, scale);
+  }
   const bool keep = grad_wanted({q, k, v});
   Tensor probabilities;
   Tensor y;

@@ -2,11 +2,15 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "core/random.h"
 #include "core/tensor.h"
 
 namespace camo {
+
+/// What computes attention: `math` makes the matrix of scores, `flash` only tiles of it (ops/attention/flash.h).
+enum class AttentionBackend { automatic, flash, math };
 
 struct AttentionOptions {
   Tensor mask{};            // bool (true = may attend) or additive floating, broadcast to [B, H, Nq, Nk]; or undefined
@@ -14,6 +18,9 @@ struct AttentionOptions {
   RandomKey dropout_key{};  // used when dropout > 0
   bool causal = false;      // query i sees keys j <= i + Nk - Nq
   std::optional<double> scale{};  // default 1 / sqrt(D)
+  /// automatic: as CAMO_SDPA_BACKEND (auto, flash, math) says, and what is faster where that says nothing. Where flash
+  /// is asked for and not possible, a warning says why, once, and math is used.
+  AttentionBackend backend = AttentionBackend::automatic;
 };
 
 /// softmax(scale * q k^T + mask) v. q [B, Nq, H, D], k and v [B, Nk, H, D], any strides -> [B, Nq, H, D], contiguous.
@@ -21,5 +28,9 @@ struct AttentionOptions {
 /// throws when it requires one).
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                     const AttentionOptions& options = {});
+
+/// What scaled_dot_product_attention would use, for reports.
+std::string attention_kernel_name(Device device, DType dtype, int64_t queries, int64_t keys, int64_t width,
+                                  AttentionBackend backend = AttentionBackend::automatic);
 
 }  // namespace camo

@@ -1,0 +1,14 @@
+// The CUDA kernels of flash attention, as host code calls them.
+#pragma once
+
+#include "ops/attention/problem.h"
+
+namespace camo::flash {
+
+/// Fills y [B, Nq, H, D], contiguous, and log_sum_exp [B, H, Nq] f32.
+void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp);
+/// Fills those of the contiguous gradients that are defined.
+void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
+                   const AttentionGradients& gradients);
+
+}  // namespace camo::flash

@@ -1,0 +1,31 @@
+// Exact attention with O(N) memory: tiles of scores that never reach memory, computed again for backward.
+#pragma once
+
+#include <string>
+
+#include "ops/attention.h"
+
+namespace camo::flash {
+
+/// One call, for choosing what computes it.
+struct AttentionCase {
+  Device device;
+  DType dtype;
+  int64_t queries, keys, width;
+};
+
+/// What computes a call.
+struct AttentionChoice {
+  bool flash = false;
+  std::string why_not;  // where flash was asked for and is not possible
+};
+/// Follows `backend`; where it is automatic, CAMO_SDPA_BACKEND (auto, flash or math).
+AttentionChoice choose(const AttentionCase& call, AttentionBackend backend);
+/// Whether scaled_dot_product_attention is to use attention() below. Warns, once for each reason, when flash was asked
+/// for and is not possible.
+bool is_chosen(const Tensor& q, const Tensor& k, const AttentionOptions& options);
+
+/// scaled_dot_product_attention for checked, non-empty arguments that choose() gave to flash.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, double scale);
+
+}  // namespace camo::flash

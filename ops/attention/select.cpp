@@ -1,0 +1,106 @@
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+
+#include "ops/attention/flash.h"
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/runtime.h"
+#endif
+
+namespace camo {
+namespace flash {
+namespace {
+
+/// What can compute a call, and from where on `automatic` takes it. The first line that matches holds.
+struct Line {
+  const char* name;
+  Device::Kind device;
+  DType dtype;
+  int capability;      // of the device at least, major * 10 + minor
+  int64_t width;       // at most
+  int64_t least_keys;  // automatic takes flash from this many keys on
+};
+constexpr Line kTable[] = {
+    // Every CUDA call gains: no score travels to memory.
+    {"flash (3xTF32 mma.sync)", Device::Kind::cuda, DType::f32, 80, 128, 0},
+    {"flash (f16 mma.sync)", Device::Kind::cuda, DType::f16, 80, 128, 0},
+    {"flash (bf16 mma.sync)", Device::Kind::cuda, DType::bf16, 80, 128, 0},
+    // On the CPU the plain one is faster while a block of its scores stays in cache.
+    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, INT64_MAX, 1024},
+    {"flash (tiled, f64)", Device::Kind::cpu, DType::f64, 0, INT64_MAX, 1024},
+};
+
+int capability_of([[maybe_unused]] Device device) {
+#ifdef CAMO_WITH_CUDA
+  if (device.is_cuda()) return cuda::device_info(device).major * 10 + cuda::device_info(device).minor;
+#endif
+  return 0;
+}
+
+struct Match {
+  const Line* line = nullptr;
+  std::string why_not;
+};
+
+Match find(const AttentionCase& call) {
+  std::string why = concat_text("no flash kernel for ", call.dtype, " on ", call.device);
+  for (const Line& line : kTable) {
+    if (line.device != call.device.kind || line.dtype != call.dtype) continue;
+    if (capability_of(call.device) < line.capability) {
+      why = concat_text("it needs compute capability 8.0; ", call.device, " has ", capability_of(call.device) / 10, ".",
+                        capability_of(call.device) % 10);
+    } else if (call.width > line.width) {
+      why = concat_text("it takes head dimensions up to ", line.width, "; got ", call.width);
+    } else {
+      return {&line, {}};
+    }
+  }
+  return {nullptr, why};
+}
+
+/// `backend`, or what the environment says where it is automatic.
+AttentionBackend wanted(AttentionBackend backend) {
+  const char* text = std::getenv("CAMO_SDPA_BACKEND");
+  if (backend != AttentionBackend::automatic || !text) return backend;
+  const std::string value = text;
+  if (value == "flash") return AttentionBackend::flash;
+  if (value == "math") return AttentionBackend::math;
+  CAMO_CHECK_CODE(usage, value.empty() || value == "auto", "CAMO_SDPA_BACKEND: must be auto, flash or math; got ",
+                  value);
+  return backend;
+}
+
+}  // namespace
+
+AttentionChoice choose(const AttentionCase& call, AttentionBackend backend) {
+  backend = wanted(backend);
+  if (backend == AttentionBackend::math) return {};
+  const Match match = find(call);
+  if (backend == AttentionBackend::flash) return {match.line != nullptr, match.why_not};
+  return {match.line && call.keys >= match.line->least_keys, {}};
+}
+
+bool is_chosen(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
+  const auto choice = choose({q.device(), q.dtype(), q.size(1), k.size(1), q.size(3)}, options.backend);
+  if (!choice.why_not.empty()) {
+    static std::mutex mutex;
+    static std::set<std::string> said;
+    const std::lock_guard lock(mutex);
+    if (said.insert(choice.why_not).second) {
+      std::fprintf(stderr, "warning: scaled_dot_product_attention: flash was asked for, math is used: %s\n",
+                   choice.why_not.c_str());
+    }
+  }
+  return choice.flash;
+}
+
+}  // namespace flash
+
+std::string attention_kernel_name(Device device, DType dtype, int64_t queries, int64_t keys, int64_t width,
+                                  AttentionBackend backend) {
+  const flash::AttentionCase call{device, dtype, queries, keys, width};
+  return flash::choose(call, backend).flash ? flash::find(call).line->name : "math";
+}
+
+}  // namespace camo

@@ -1,0 +1,398 @@
+// A task has kLanes rows of one head (queries, or keys in the pass for dk and dv), one row in each lane of a few vector
+// registers, and streams the other side past in tiles of kStreamed rows. So every product is a sum of broadcast numbers
+// times vectors, whatever the head width, and nothing is summed across lanes. Scores of one tile stay in the L1 cache.
+#include "ops/attention/tiled_cpu.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "core/parallel.h"
+#include "ops/detail/vector_math.h"
+
+namespace camo::flash {
+namespace {
+
+constexpr int kVectors = 4;        // registers side by side: 4 x 4 accumulators hide the latency of their sums
+constexpr int64_t kStreamed = 64;  // rows of a tile
+template <class T>
+constexpr int64_t kLanes = kVectors * 64 / static_cast<int64_t>(sizeof(T));
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(64), may_alias));
+};
+
+/// Numbers aligned for whole vectors.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(static_cast<T*>(::operator new (sizeof(T) * count, std::align_val_t{64}))) {}
+  ~Scratch() { ::operator delete (data_, std::align_val_t{64}); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+/// c[r][lane] = (or +=) sum over k of a[r * row_step + k * depth_step] * b[k][lane], for kRows rows.
+template <class T, int kRows>
+void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t depth, const T* b, T* c, bool add) {
+  using Vector = typename VectorOf<T>::type;
+  Vector sum[kRows][kVectors];
+  Vector* to = reinterpret_cast<Vector*>(c);
+  for (int r = 0; r < kRows; ++r) {
+    for (int u = 0; u < kVectors; ++u) sum[r][u] = add ? to[r * kVectors + u] : Vector{};
+  }
+  const Vector* from = reinterpret_cast<const Vector*>(b);
+  for (int64_t k = 0; k < depth; ++k, from += kVectors, a += depth_step) {
+    for (int r = 0; r < kRows; ++r) {
+      const T x = a[r * row_step];
+      for (int u = 0; u < kVectors; ++u) sum[r][u] += x * from[u];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int u = 0; u < kVectors; ++u) to[r * kVectors + u] = sum[r][u];
+  }
+}
+template <class T>
+void multiply(const T* a, int64_t row_step, int64_t depth_step, int64_t rows, int64_t depth, const T* b, T* c,
+              bool add) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    multiply_rows<T, 4>(a + r * row_step, row_step, depth_step, depth, b, c + r * kLanes<T>, add);
+  }
+  a += r * row_step;
+  c += r * kLanes<T>;
+  switch (rows - r) {
+    case 3: return multiply_rows<T, 3>(a, row_step, depth_step, depth, b, c, add);
+    case 2: return multiply_rows<T, 2>(a, row_step, depth_step, depth, b, c, add);
+    case 1: return multiply_rows<T, 1>(a, row_step, depth_step, depth, b, c, add);
+    default: return;
+  }
+}
+/// scores[r][lane] = tile row r times lane.
+template <class T>
+void multiply_by_depth(const T* tile, int64_t rows, int64_t width, const T* lanes, T* scores) {
+  multiply(tile, width, 1, rows, width, lanes, scores, false);
+}
+/// sums[d][lane] += sum over the tile's rows of tile[r][d] * weights[r][lane].
+template <class T>
+void add_by_rows(const T* tile, int64_t rows, int64_t width, const T* weights, T* sums) {
+  multiply(tile, 1, width, width, rows, weights, sums, true);
+}
+
+/// One head of [B, N, H, D] memory.
+template <class T>
+struct Head {
+  T* data;
+  int64_t row, width;
+
+  Head(const Tensor& x, int64_t b, int64_t h)
+      : data(x.data<T>() + b * x.stride(0) + h * x.stride(2)), row(x.stride(1)), width(x.size(3)) {}
+
+  void copy_rows(int64_t first, int64_t count, T* tile) const {
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(tile + i * width, data + (first + i) * row, sizeof(T) * static_cast<size_t>(width));
+    }
+  }
+  /// lanes[d][lane] = factor * row first + lane; zeros in lanes from `count` on.
+  void copy_lanes(int64_t first, int64_t count, T factor, T* lanes) const {
+    std::fill(lanes, lanes + width * kLanes<T>, T(0));
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const T* from = data + (first + lane) * row;
+      for (int64_t d = 0; d < width; ++d) lanes[d * kLanes<T> + lane] = factor * from[d];
+    }
+  }
+  void store_lanes(int64_t first, int64_t count, const T* factors, const T* lanes) const {
+    for (int64_t lane = 0; lane < count; ++lane) {
+      T* to = data + (first + lane) * row;
+      for (int64_t d = 0; d < width; ++d) to[d] = factors[lane] * lanes[d * kLanes<T> + lane];
+    }
+  }
+};
+
+/// Where a block of scores lies: its rows are streamed, its lanes are owned.
+struct Block {
+  int64_t b, h, first_row, rows, first_lane, lanes;
+  bool lanes_are_queries;
+};
+
+/// Masks, causality and dropout, which cost time only where they are asked for.
+template <class T>
+class ScoreRules {
+ public:
+  explicit ScoreRules(const AttentionProblem& problem)
+      : problem_(problem), offset_(problem.keys() - problem.queries()), limit_(static_cast<float>(problem.dropout)) {
+    keep_scale_ = problem.dropout < 1 ? static_cast<T>(1 / (1 - problem.dropout)) : T(0);
+  }
+
+  /// Keys [0, result) are all that queries before `end` may see.
+  int64_t visible_keys(int64_t end) const {
+    return problem_.causal ? std::clamp<int64_t>(end + offset_, 0, problem_.keys()) : problem_.keys();
+  }
+  /// The first query that may see keys from `first` on.
+  int64_t first_query(int64_t first) const { return problem_.causal ? std::max<int64_t>(0, first - offset_) : 0; }
+
+  void hide(const Block& block, T* scores) const {
+    const int64_t last_key = block.lanes_are_queries ? block.first_row + block.rows : block.first_lane + block.lanes;
+    const int64_t query = block.lanes_are_queries ? block.first_lane : block.first_row;
+    const bool crossed = problem_.causal && last_key - 1 > query + offset_;
+    if (!crossed && !problem_.mask.defined()) return;
+    constexpr T kHidden = -std::numeric_limits<T>::infinity();
+    for_each(block, [&](int64_t i, int64_t j, int64_t at) {
+      if (crossed && j > i + offset_) {
+        scores[at] = kHidden;
+      } else if (problem_.mask.defined()) {
+        const Shape& strides = problem_.mask_strides;
+        const int64_t element = block.b * strides[0] + block.h * strides[1] + i * strides[2] + j * strides[3];
+        if (problem_.mask.dtype() != boolean) scores[at] += problem_.mask.template data<T>()[element];
+        else if (!problem_.mask.template data<bool>()[element]) scores[at] = kHidden;
+      }
+    });
+  }
+  bool drops() const { return problem_.dropout > 0; }
+  /// values *= 0 or 1 / (1 - p).
+  void drop(const Block& block, T* values) const {
+    const int64_t first = (block.b * problem_.heads() + block.h) * problem_.queries();
+    for_each(block, [&](int64_t i, int64_t j, int64_t at) {
+      const auto element = static_cast<uint64_t>((first + i) * problem_.keys() + j);
+      values[at] = problem_.dropout_key.uniform(element) < limit_ ? T(0) : values[at] * keep_scale_;
+    });
+  }
+
+ private:
+  template <class Fn>
+  static void for_each(const Block& block, Fn fn) {
+    for (int64_t row = 0; row < block.rows; ++row) {
+      for (int64_t lane = 0; lane < block.lanes; ++lane) {
+        const int64_t streamed = block.first_row + row, own = block.first_lane + lane;
+        fn(block.lanes_are_queries ? own : streamed, block.lanes_are_queries ? streamed : own, row * kLanes<T> + lane);
+      }
+    }
+  }
+  const AttentionProblem& problem_;
+  int64_t offset_;
+  float limit_;
+  T keep_scale_;
+};
+
+/// Calls body(b, h, first, count) for blocks of kLanes rows of every head.
+template <class T, class Body>
+void for_each_block(const AttentionProblem& problem, int64_t rows, Body body) {
+  const int64_t blocks = (rows + kLanes<T> - 1) / kLanes<T>;
+  parallel_for(problem.batch() * problem.heads() * blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t head = task / blocks, first = task % blocks * kLanes<T>;
+      body(head / problem.heads(), head % problem.heads(), first, std::min(kLanes<T>, rows - first));
+    }
+  });
+}
+
+/// Of one block of queries, while keys stream past: the largest score so far, and the sum of exp(score - largest).
+template <class T>
+struct RunningSoftmax {
+  alignas(64) T top[kLanes<T>], sum[kLanes<T>], shift[kLanes<T>], factor[kLanes<T>];
+
+  RunningSoftmax() {
+    std::fill_n(top, kLanes<T>, -std::numeric_limits<T>::infinity());
+    std::fill_n(sum, kLanes<T>, T(0));
+  }
+  /// scores become weights; `factor` is what earlier sums are to be multiplied by.
+  void add(T* scores, int64_t rows) {
+    T* __restrict s = scores;
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) factor[lane] = top[lane];
+    for (int64_t row = 0; row < rows; ++row) {
+      const T* at = s + row * kLanes<T>;
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes<T>; ++lane) top[lane] = at[lane] > top[lane] ? at[lane] : top[lane];
+    }
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+      shift[lane] = top[lane] == -std::numeric_limits<T>::infinity() ? T(0) : top[lane];
+      factor[lane] = detail::simd_exp(factor[lane] - shift[lane]);
+      sum[lane] *= factor[lane];
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      T* at = s + row * kLanes<T>;
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+        at[lane] = detail::simd_exp(at[lane] - shift[lane]);
+        sum[lane] += at[lane];
+      }
+    }
+  }
+};
+
+template <class T>
+void forward(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp) {
+  const ScoreRules<T> rules(problem);
+  const int64_t width = problem.width();
+  for_each_block<T>(problem, problem.queries(), [&](int64_t b, int64_t h, int64_t first, int64_t count) {
+    const Head<T> k(problem.k, b, h), v(problem.v, b, h);
+    Scratch<T> queries(width * kLanes<T>), tile(kStreamed * width), scores(kStreamed * kLanes<T>);
+    Scratch<T> result(width * kLanes<T>);
+    Head<T>(problem.q, b, h).copy_lanes(first, count, static_cast<T>(problem.scale), queries);
+    std::fill_n(static_cast<T*>(result), width * kLanes<T>, T(0));
+    RunningSoftmax<T> softmax;
+    const int64_t keys = rules.visible_keys(first + count);
+    for (int64_t key = 0; key < keys; key += kStreamed) {
+      const Block block{b, h, key, std::min(kStreamed, keys - key), first, count, true};
+      k.copy_rows(key, block.rows, tile);
+      multiply_by_depth<T>(tile, block.rows, width, queries, scores);
+      rules.hide(block, scores);
+      softmax.add(scores, block.rows);
+      if (rules.drops()) rules.drop(block, scores);
+      T* __restrict sums = result;
+      for (int64_t d = 0; d < width; ++d) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < kLanes<T>; ++lane) sums[d * kLanes<T> + lane] *= softmax.factor[lane];
+      }
+      v.copy_rows(key, block.rows, tile);
+      add_by_rows<T>(tile, block.rows, width, scores, result);
+    }
+    T* log_sums = log_sum_exp.data<T>() + (b * problem.heads() + h) * problem.queries() + first;
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const T sum = softmax.sum[lane];
+      log_sums[lane] = softmax.top[lane] + std::log(sum);  // -infinity where no key was seen
+      softmax.factor[lane] = sum == 0 ? T(0) : 1 / sum;
+    }
+    Head<T>(y, b, h).store_lanes(first, count, softmax.factor, result);
+  });
+}
+
+/// rowsum(dy * y), [B, H, Nq].
+template <class T>
+Tensor weighted_output(const AttentionProblem& problem, const Tensor& y, const Tensor& dy) {
+  const Tensor delta = empty({problem.batch(), problem.heads(), problem.queries()}, y.dtype(), cpu);
+  parallel_for(problem.batch() * problem.heads(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head) {
+      const Head<T> y_head(y, head / problem.heads(), head % problem.heads());
+      const Head<T> dy_head(dy, head / problem.heads(), head % problem.heads());
+      for (int64_t i = 0; i < problem.queries(); ++i) {
+        T sum = 0;
+        for (int64_t d = 0; d < y_head.width; ++d)
+          sum += y_head.data[i * y_head.row + d] * dy_head.data[i * dy_head.row + d];
+        delta.data<T>()[head * problem.queries() + i] = sum;
+      }
+    }
+  });
+  return delta;
+}
+
+/// What to subtract from the scores of a query: 0 instead of -infinity where it sees nothing.
+template <class T>
+T shift_of(T log_sum) {
+  return log_sum == -std::numeric_limits<T>::infinity() ? T(0) : log_sum;
+}
+
+template <class T>
+void backward_queries(const AttentionProblem& problem, const T* log_sums, const T* deltas, const Tensor& dy,
+                      const Tensor& dq) {
+  const ScoreRules<T> rules(problem);
+  const int64_t width = problem.width();
+  for_each_block<T>(problem, problem.queries(), [&](int64_t b, int64_t h, int64_t first, int64_t count) {
+    const Head<T> k(problem.k, b, h), v(problem.v, b, h);
+    Scratch<T> queries(width * kLanes<T>), out_grads(width * kLanes<T>), sums(width * kLanes<T>);
+    Scratch<T> tile(kStreamed * width), scores(kStreamed * kLanes<T>), grads(kStreamed * kLanes<T>);
+    alignas(64) T shift[kLanes<T>] = {}, delta[kLanes<T>] = {}, factor[kLanes<T>];
+    const int64_t at = (b * problem.heads() + h) * problem.queries() + first;
+    for (int64_t lane = 0; lane < count; ++lane) shift[lane] = shift_of(log_sums[at + lane]);
+    std::copy_n(deltas + at, count, delta);
+    Head<T>(problem.q, b, h).copy_lanes(first, count, static_cast<T>(problem.scale), queries);
+    Head<T>(dy, b, h).copy_lanes(first, count, T(1), out_grads);
+    std::fill_n(static_cast<T*>(sums), width * kLanes<T>, T(0));
+    const int64_t keys = rules.visible_keys(first + count);
+    for (int64_t key = 0; key < keys; key += kStreamed) {
+      const Block block{b, h, key, std::min(kStreamed, keys - key), first, count, true};
+      v.copy_rows(key, block.rows, tile);
+      multiply_by_depth<T>(tile, block.rows, width, out_grads, grads);
+      k.copy_rows(key, block.rows, tile);
+      multiply_by_depth<T>(tile, block.rows, width, queries, scores);
+      rules.hide(block, scores);
+      if (rules.drops()) rules.drop(block, grads);
+      for (int64_t row = 0; row < block.rows; ++row) {
+        const T* __restrict score = scores + row * kLanes<T>;
+        T* __restrict grad = grads + row * kLanes<T>;
+#pragma omp simd
+        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+          grad[lane] = detail::simd_exp(score[lane] - shift[lane]) * (grad[lane] - delta[lane]);
+        }
+      }
+      add_by_rows<T>(tile, block.rows, width, grads, sums);
+    }
+    std::fill_n(factor, kLanes<T>, static_cast<T>(problem.scale));
+    Head<T>(dq, b, h).store_lanes(first, count, factor, sums);
+  });
+}
+
+template <class T>
+void backward_keys(const AttentionProblem& problem, const T* log_sums, const T* deltas, const Tensor& dy,
+                   const Tensor& dk, const Tensor& dv) {
+  const ScoreRules<T> rules(problem);
+  const int64_t width = problem.width();
+  for_each_block<T>(problem, problem.keys(), [&](int64_t b, int64_t h, int64_t first, int64_t count) {
+    const Head<T> q(problem.q, b, h), out_grads(dy, b, h);
+    Scratch<T> keys(width * kLanes<T>), values(width * kLanes<T>);
+    Scratch<T> key_sums(width * kLanes<T>), value_sums(width * kLanes<T>);
+    Scratch<T> tile(kStreamed * width), dy_tile(kStreamed * width);
+    Scratch<T> scores(kStreamed * kLanes<T>), grads(kStreamed * kLanes<T>);
+    alignas(64) T factor[kLanes<T>];
+    const int64_t head = (b * problem.heads() + h) * problem.queries();
+    Head<T>(problem.k, b, h).copy_lanes(first, count, static_cast<T>(problem.scale), keys);
+    Head<T>(problem.v, b, h).copy_lanes(first, count, T(1), values);
+    std::fill_n(static_cast<T*>(key_sums), width * kLanes<T>, T(0));
+    std::fill_n(static_cast<T*>(value_sums), width * kLanes<T>, T(0));
+    for (int64_t query = rules.first_query(first); query < problem.queries(); query += kStreamed) {
+      const Block block{b, h, query, std::min(kStreamed, problem.queries() - query), first, count, false};
+      q.copy_rows(query, block.rows, tile);
+      out_grads.copy_rows(query, block.rows, dy_tile);
+      multiply_by_depth<T>(tile, block.rows, width, keys, scores);
+      multiply_by_depth<T>(dy_tile, block.rows, width, values, grads);
+      rules.hide(block, scores);
+      if (rules.drops()) rules.drop(block, grads);
+      for (int64_t row = 0; row < block.rows; ++row) {
+        const T shift = shift_of(log_sums[head + query + row]), delta = deltas[head + query + row];
+        T* __restrict weight = scores + row * kLanes<T>;
+        T* __restrict grad = grads + row * kLanes<T>;
+#pragma omp simd
+        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+          weight[lane] = detail::simd_exp(weight[lane] - shift);
+          grad[lane] = weight[lane] * (grad[lane] - delta);
+        }
+      }
+      if (rules.drops()) rules.drop(block, scores);
+      add_by_rows<T>(dy_tile, block.rows, width, scores, value_sums);
+      add_by_rows<T>(tile, block.rows, width, grads, key_sums);
+    }
+    std::fill_n(factor, kLanes<T>, T(1));
+    if (dv.defined()) Head<T>(dv, b, h).store_lanes(first, count, factor, value_sums);
+    std::fill_n(factor, kLanes<T>, static_cast<T>(problem.scale));
+    if (dk.defined()) Head<T>(dk, b, h).store_lanes(first, count, factor, key_sums);
+  });
+}
+
+}  // namespace
+
+void forward_cpu(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp) {
+  dispatch_floating(problem.q.dtype(), "scaled_dot_product_attention",
+                    [&]<class T>() { forward<T>(problem, y, log_sum_exp); });
+}
+
+void backward_cpu(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
+                  const AttentionGradients& gradients) {
+  dispatch_floating(problem.q.dtype(), "scaled_dot_product_attention", [&]<class T>() {
+    const Tensor delta = weighted_output<T>(problem, y, dy);
+    const T *log_sums = log_sum_exp.data<T>(), *deltas = delta.data<T>();
+    if (gradients.dq.defined()) backward_queries<T>(problem, log_sums, deltas, dy, gradients.dq);
+    if (gradients.dk.defined() || gradients.dv.defined()) {
+      backward_keys<T>(problem, log_sums, deltas, dy, gradients.dk, gradients.dv);
+    }
+  });
+}
+
+}  // namespace camo::flash
