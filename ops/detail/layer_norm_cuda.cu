@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
                                const cuda::Accumulator<T>* rstds, T* dx, cuda::Accumulator<T>* partial) {
   using A = cuda::Accumulator<T>;
   constexpr int N = Group::N, P = Group::P, G = Group::G;
-  extern __shared__ alignas(16) unsigned char s_memory[];
+  extern __shared__ __align__(16) unsigned char s_memory[];
   A* s_sums = reinterpret_cast<A*>(s_memory);  // [2, width]
   const int width = packs * N, lane = Group::lane();
   A dweight[P][N] = {}, dbias[P][N] = {};
