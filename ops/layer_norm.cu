@@ -31,11 +31,17 @@ void layer_norm_forward(const Rows& x, const T* weight, const T* bias, double ep
     for (int64_t row = begin; row < end; ++row) {
       const T* in = x.row<T>(row);
       T* out = y + row * width;
-      const T mean = row_sum(in, width) / static_cast<T>(width);
-      T squares = 0;
-#pragma omp simd reduction(+ : squares)
-      for (int64_t c = 0; c < width; ++c) squares += (in[c] - mean) * (in[c] - mean);
-      const T rstd = 1 / std::sqrt(squares / static_cast<T>(width) + static_cast<T>(eps));
+      // The first mean carries the rounding of a sum as large as the row; what is left over corrects it.
+      const T first = row_sum(in, width) / static_cast<T>(width);
+      T rest = 0, squares = 0;
+#pragma omp simd reduction(+ : rest, squares)
+      for (int64_t c = 0; c < width; ++c) {
+        rest += in[c] - first;
+        squares += (in[c] - first) * (in[c] - first);
+      }
+      rest /= static_cast<T>(width);
+      const T mean = first + rest;
+      const T rstd = 1 / std::sqrt(squares / static_cast<T>(width) - rest * rest + static_cast<T>(eps));
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) out[c] = (in[c] - mean) * rstd * weight[c] + bias[c];
       means[row] = mean;
