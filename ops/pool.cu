@@ -70,11 +70,11 @@ Tensor mean_pool(const char* op, const Tensor& x, detail::AxisTaps rows, detail:
   return y;
 }
 
-constexpr int64_t kBlock = 512;  // pixels a block of a global pool
+constexpr int64_t kBlock = 64;  // pixels summed in T; the sums of blocks are added in double
 
 // y[n, c] = scale * sum over the pixels of x [n, pixels, c].
 template <class T>
-void sum_pixels(const T* x, T* y, int64_t images, int64_t pixels, int64_t channels, T scale) {
+void sum_pixels(const T* x, T* y, int64_t images, int64_t pixels, int64_t channels, double scale) {
   const int64_t blocks = (pixels + kBlock - 1) / kBlock;
   std::vector<T> partial(static_cast<size_t>(images * blocks * channels));
   parallel_for(images * blocks, 1 + 32768 / std::max<int64_t>(1, kBlock * channels), [&](int64_t begin, int64_t end) {
@@ -90,10 +90,11 @@ void sum_pixels(const T* x, T* y, int64_t images, int64_t pixels, int64_t channe
   });
   for (int64_t image = 0; image < images; ++image) {
     for (int64_t c = 0; c < channels; ++c) {
-      T sum = 0;
-      for (int64_t block = 0; block < blocks; ++block)
-        sum += partial[static_cast<size_t>((image * blocks + block) * channels + c)];
-      y[image * channels + c] = scale * sum;
+      double sum = 0;
+      for (int64_t block = 0; block < blocks; ++block) {
+        sum += static_cast<double>(partial[static_cast<size_t>((image * blocks + block) * channels + c)]);
+      }
+      y[image * channels + c] = static_cast<T>(scale * sum);
     }
   }
 }
@@ -287,7 +288,7 @@ Tensor global_avg_pool2d(const Tensor& x) {
   const int64_t pixels = x.size(1) * x.size(2);
   const Tensor y = empty({x.size(0), x.size(3)}, x.dtype(), cpu);
   dispatch_floating(x.dtype(), "global_avg_pool2d", [&]<class T>() {
-    sum_pixels(xc.data<T>(), y.data<T>(), x.size(0), pixels, x.size(3), T(1) / static_cast<T>(pixels));
+    sum_pixels(xc.data<T>(), y.data<T>(), x.size(0), pixels, x.size(3), 1 / static_cast<double>(pixels));
   });
   record<GlobalAvgPool2dNode>(y, {x}, x.shape());
   return y;

@@ -136,7 +136,8 @@ void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>
   const double flops = 2.0 * static_cast<double>(c.rows) * static_cast<double>(c.cols) * static_cast<double>(a.cols);
   if (flops <= kTinyFlops) return tiny_product(a, b, c, start.prepare(c, 0));
   if (a.cols >= 4 * std::max(c.rows, c.cols)) {
-    const int64_t parts = tasks_for(flops, a.cols / kDepthBlock);
+    // Also where one thread would do: the parts keep the rounding errors of long sums small.
+    const int64_t parts = std::min(kMaxTasks, a.cols / kDepthBlock);
     if (parts > 1) return product_cut_along_depth(a, b, c, start, parts);
   }
   product_cut_in_blocks(a, b, c, start, tasks_for(flops, kMaxTasks));

@@ -14,20 +14,21 @@
 namespace camo::test {
 namespace {
 
-/// How far results may be from the recorded ones. In single precision a value next to a kink (ReLU, absolute value,
-/// maximum) can fall on its other side and move gradients by 3e-3, and AdamW then follows the signs of gradients that
-/// are rounding noise: the reference itself, run in single precision, deviates by as much.
+/// How far results may be from the recorded ones; docs/ACCURACY.md has the measurements. In single precision a ReLU
+/// whose argument is next to 0 (-5e-8 in a map of size 1) can fall on its other side, which moves small gradients by
+/// 4e-3: eval and train rows and the steps after the first are limited by that. The f64 network with its results
+/// rounded to f32 deviates as much: 4e-3 in train, 5e-3 and 7e-2 (loss, norm) after six steps.
 struct Tolerances {
   double value;          // of max(1, largest recorded value)
   double eval_gradient;  // of max(norm, gradient_floor)
   double train_gradient;
-  double gradient_floor;  // biases in front of a batch norm have gradient 0; single precision leaves 5e-7
+  double gradient_floor;  // biases in front of a batch norm have gradient 0 up to rounding
   double first_step;      // relative, of loss and gradient norm
   double later_loss;
   double later_norm;
 };
 constexpr Tolerances kDouble{2e-6, 1e-7, 1e-7, 1e-6, 1e-6, 1e-6, 1e-6};
-constexpr Tolerances kSingle{2e-5, 5e-4, 1e-2, 1e-2, 1e-4, 2e-2, 0.2};
+constexpr Tolerances kSingle{2e-5, 6e-4, 9e-3, 1e-3, 1e-4, 2e-2, 0.15};
 
 struct Case {
   std::filesystem::path path;
@@ -57,9 +58,9 @@ void expect_number(const std::string& what, double got, double wanted, double to
 }
 
 /// Rows of norm, sum and samples of a tensor with n elements. Norm and samples are within the tolerance of the norm,
-/// the sum within sqrt(n) times that: the most that such a deviation can change it. (The reference takes the sines of
-/// its positional encoding in single precision; their last bit differs between libraries and is what f64 runs differ
-/// by.)
+/// the sum within sqrt(n) times that: the most that such a deviation can change it. (The
+/// positional encoding is made in single precision, where the last bit of a sine differs between libraries: in 2 to 6 %
+/// of the values. With the reference's sines, f64 rows agree within 1e-9 in all columns.)
 void expect_row(const std::string& what, const Tensor& values, const double* wanted, double tolerance, double floor) {
   const std::vector<double> row = statistics(values).to_vector<double>();
   const double allowed = tolerance * std::max(wanted[0], floor);

@@ -230,5 +230,21 @@ TEST(Conv2d, RejectsWrongArguments) {
   EXPECT_ERROR(conv2d(zeros({1, 6, 6, 4}, i64), zeros({8, 3, 3, 4}, i64)), "conv2d: computes in f");
 }
 
+// Gradients in front of a batch norm add up to almost nothing: rounding errors of the sum are all that is left.
+TEST(Conv2d, BiasGradientIsAccurateInSinglePrecision) {
+  const Tensor dy = test::uniform({3, 64, 96, 8}, f32);
+  Tensor bias[2];
+  for (const DType dtype : {f32, f64}) {
+    Tensor b = zeros({8}, dtype);
+    b.set_requires_grad(true);
+    const Tensor x = zeros({3, 64, 96, 8}, dtype), weight = zeros({8, 3, 3, 8}, dtype);
+    Tensor w = clone(weight);
+    w.set_requires_grad(true);
+    backward(conv2d(x, w, b, {.padding = {1, 1}}), to(dy, dtype));
+    bias[dtype == f64] = b.grad();
+  }
+  EXPECT_LT(test::max_difference(to(bias[0], f64), bias[1]), 2e-5);
+}
+
 }  // namespace
 }  // namespace camo
