@@ -64,7 +64,7 @@ void fill_by_key(Module& module, const std::string& salt) {
 }
 
 Tensor from_golden(const Tensor& x, DType dtype) {
-  return clone(to(x.dims() == 4 ? permute(x, {0, 2, 3, 1}) : x, dtype));
+  return to(clone(to(x.dims() == 4 ? permute(x, {0, 2, 3, 1}) : x, dtype)), default_device());
 }
 
 Tensor to_golden(const Tensor& x) {

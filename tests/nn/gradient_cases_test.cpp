@@ -132,6 +132,7 @@ void expect_covered(const std::map<std::string, std::string>& wanted, const std:
 }
 
 TEST(GradientCaseCoverage, EveryNodeTypeHasFiveCases) {
+  if (default_device().is_cuda()) GTEST_SKIP() << "the CPU alone uses every node: some operations share one on CUDA";
   // A copy between devices needs a second device.
   expect_covered(find_in_ops(R"(struct (\w+Node) final : (?:public )?Node\b)", {".cu", ".cpp", ".h"}), coverage().types,
                  {"CopyToDeviceNode"});
