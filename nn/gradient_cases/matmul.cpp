@@ -102,19 +102,24 @@ struct AttentionShapes {
   int64_t batch, queries, keys, heads, width;
 };
 
-void add_attention_case(std::vector<GradientCase>& cases, const char* variant, const AttentionShapes& n,
+/// By math and by flash, where that computes in f64.
+void add_attention_case(std::vector<GradientCase>& cases, const std::string& variant, const AttentionShapes& n,
                         const AttentionOptions& options = {}) {
-  cases.push_back({"scaled_dot_product_attention", variant,
-                   [options](const Tensors& in) -> Tensors {
-                     AttentionOptions here = options;
-                     if (here.mask.defined()) here.mask = beside(in[0], here.mask);
-                     return {scaled_dot_product_attention(in[0], in[1], in[2], here)};
-                   },
-                   [n] {
-                     return Tensors{draw({n.batch, n.queries, n.heads, n.width}, 5),
-                                    draw({n.batch, n.keys, n.heads, n.width}, 6),
-                                    draw({n.batch, n.keys, n.heads, n.width}, 7)};
-                   }});
+  for (const AttentionBackend backend : {AttentionBackend::math, AttentionBackend::flash}) {
+    const bool is_flash = backend == AttentionBackend::flash;
+    cases.push_back({"scaled_dot_product_attention", is_flash ? variant + ", flash" : variant,
+                     [=](const Tensors& in) -> Tensors {
+                       AttentionOptions here = options;
+                       here.backend = in[0].is_cuda() ? AttentionBackend::math : backend;
+                       if (here.mask.defined()) here.mask = beside(in[0], here.mask);
+                       return {scaled_dot_product_attention(in[0], in[1], in[2], here)};
+                     },
+                     [n] {
+                       return Tensors{draw({n.batch, n.queries, n.heads, n.width}, 5),
+                                      draw({n.batch, n.keys, n.heads, n.width}, 6),
+                                      draw({n.batch, n.keys, n.heads, n.width}, 7)};
+                     }});
+  }
 }
 
 void add_attention(std::vector<GradientCase>& cases) {

@@ -26,9 +26,10 @@ constexpr Line kTable[] = {
     {"flash (3xTF32 mma.sync)", Device::Kind::cuda, DType::f32, 80, 128, 0},
     {"flash (f16 mma.sync)", Device::Kind::cuda, DType::f16, 80, 128, 0},
     {"flash (bf16 mma.sync)", Device::Kind::cuda, DType::bf16, 80, 128, 0},
-    // On the CPU the plain one is faster while a block of its scores stays in cache.
-    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, INT64_MAX, 1024},
-    {"flash (tiled, f64)", Device::Kind::cpu, DType::f64, 0, INT64_MAX, 1024},
+    // On the CPU the products of the plain one are faster, until its matrix of scores outgrows the caches.
+    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 32, 2048},
+    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, INT64_MAX, 8192},
+    {"flash (tiled, f64)", Device::Kind::cpu, DType::f64, 0, INT64_MAX, 512},
 };
 
 int capability_of([[maybe_unused]] Device device) {

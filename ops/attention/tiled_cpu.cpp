@@ -7,84 +7,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <new>
 
 #include "core/parallel.h"
-#include "ops/detail/vector_math.h"
+#include "ops/attention/tiled_products.h"
 
 namespace camo::flash {
 namespace {
-
-constexpr int kVectors = 4;        // registers side by side: 4 x 4 accumulators hide the latency of their sums
-constexpr int64_t kStreamed = 64;  // rows of a tile
-template <class T>
-constexpr int64_t kLanes = kVectors * 64 / static_cast<int64_t>(sizeof(T));
-
-template <class T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(64), may_alias));
-};
-
-/// Numbers aligned for whole vectors.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(int64_t count) : data_(static_cast<T*>(::operator new (sizeof(T) * count, std::align_val_t{64}))) {}
-  ~Scratch() { ::operator delete (data_, std::align_val_t{64}); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  operator T*() const { return data_; }
-
- private:
-  T* data_;
-};
-
-/// c[r][lane] = (or +=) sum over k of a[r * row_step + k * depth_step] * b[k][lane], for kRows rows.
-template <class T, int kRows>
-void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t depth, const T* b, T* c, bool add) {
-  using Vector = typename VectorOf<T>::type;
-  Vector sum[kRows][kVectors];
-  Vector* to = reinterpret_cast<Vector*>(c);
-  for (int r = 0; r < kRows; ++r) {
-    for (int u = 0; u < kVectors; ++u) sum[r][u] = add ? to[r * kVectors + u] : Vector{};
-  }
-  const Vector* from = reinterpret_cast<const Vector*>(b);
-  for (int64_t k = 0; k < depth; ++k, from += kVectors, a += depth_step) {
-    for (int r = 0; r < kRows; ++r) {
-      const T x = a[r * row_step];
-      for (int u = 0; u < kVectors; ++u) sum[r][u] += x * from[u];
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int u = 0; u < kVectors; ++u) to[r * kVectors + u] = sum[r][u];
-  }
-}
-template <class T>
-void multiply(const T* a, int64_t row_step, int64_t depth_step, int64_t rows, int64_t depth, const T* b, T* c,
-              bool add) {
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    multiply_rows<T, 4>(a + r * row_step, row_step, depth_step, depth, b, c + r * kLanes<T>, add);
-  }
-  a += r * row_step;
-  c += r * kLanes<T>;
-  switch (rows - r) {
-    case 3: return multiply_rows<T, 3>(a, row_step, depth_step, depth, b, c, add);
-    case 2: return multiply_rows<T, 2>(a, row_step, depth_step, depth, b, c, add);
-    case 1: return multiply_rows<T, 1>(a, row_step, depth_step, depth, b, c, add);
-    default: return;
-  }
-}
-/// scores[r][lane] = tile row r times lane.
-template <class T>
-void multiply_by_depth(const T* tile, int64_t rows, int64_t width, const T* lanes, T* scores) {
-  multiply(tile, width, 1, rows, width, lanes, scores, false);
-}
-/// sums[d][lane] += sum over the tile's rows of tile[r][d] * weights[r][lane].
-template <class T>
-void add_by_rows(const T* tile, int64_t rows, int64_t width, const T* weights, T* sums) {
-  multiply(tile, 1, width, width, rows, weights, sums, true);
-}
 
 /// One head of [B, N, H, D] memory.
 template <class T>
@@ -196,7 +124,8 @@ void for_each_block(const AttentionProblem& problem, int64_t rows, Body body) {
 /// Of one block of queries, while keys stream past: the largest score so far, and the sum of exp(score - largest).
 template <class T>
 struct RunningSoftmax {
-  alignas(64) T top[kLanes<T>], sum[kLanes<T>], shift[kLanes<T>], factor[kLanes<T>];
+  using Vector = typename VectorOf<T>::type;
+  alignas(64) T top[kLanes<T>], sum[kLanes<T>], factor[kLanes<T>];
 
   RunningSoftmax() {
     std::fill_n(top, kLanes<T>, -std::numeric_limits<T>::infinity());
@@ -204,27 +133,27 @@ struct RunningSoftmax {
   }
   /// scores become weights; `factor` is what earlier sums are to be multiplied by.
   void add(T* scores, int64_t rows) {
-    T* __restrict s = scores;
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) factor[lane] = top[lane];
+    Vector largest[kVectors], total[kVectors], shift[kVectors];
+    for (int u = 0; u < kVectors; ++u) largest[u] = vectors(top)[u];
     for (int64_t row = 0; row < rows; ++row) {
-      const T* at = s + row * kLanes<T>;
-#pragma omp simd
-      for (int64_t lane = 0; lane < kLanes<T>; ++lane) top[lane] = at[lane] > top[lane] ? at[lane] : top[lane];
+      const Vector* at = vectors(scores) + row * kVectors;
+      for (int u = 0; u < kVectors; ++u) largest[u] = at[u] > largest[u] ? at[u] : largest[u];
     }
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-      shift[lane] = top[lane] == -std::numeric_limits<T>::infinity() ? T(0) : top[lane];
-      factor[lane] = detail::simd_exp(factor[lane] - shift[lane]);
-      sum[lane] *= factor[lane];
+    for (int u = 0; u < kVectors; ++u) {
+      shift[u] = largest[u] == -std::numeric_limits<T>::infinity() ? Vector{} : largest[u];
+      const Vector rescale = exp_nonpositive(vectors(top)[u] - shift[u]);
+      vectors(factor)[u] = rescale;
+      vectors(top)[u] = largest[u];
+      total[u] = vectors(sum)[u] * rescale;
     }
     for (int64_t row = 0; row < rows; ++row) {
-      T* at = s + row * kLanes<T>;
-#pragma omp simd
-      for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-        at[lane] = detail::simd_exp(at[lane] - shift[lane]);
-        sum[lane] += at[lane];
+      Vector* at = vectors(scores) + row * kVectors;
+      for (int u = 0; u < kVectors; ++u) {
+        at[u] = exp_nonpositive(at[u] - shift[u]);
+        total[u] += at[u];
       }
     }
+    for (int u = 0; u < kVectors; ++u) vectors(sum)[u] = total[u];
   }
 };
 
@@ -247,11 +176,7 @@ void forward(const AttentionProblem& problem, const Tensor& y, const Tensor& log
       rules.hide(block, scores);
       softmax.add(scores, block.rows);
       if (rules.drops()) rules.drop(block, scores);
-      T* __restrict sums = result;
-      for (int64_t d = 0; d < width; ++d) {
-#pragma omp simd
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) sums[d * kLanes<T> + lane] *= softmax.factor[lane];
-      }
+      for (int64_t i = 0; i < width * kVectors; ++i) vectors<T>(result)[i] *= vectors(softmax.factor)[i % kVectors];
       v.copy_rows(key, block.rows, tile);
       add_by_rows<T>(tile, block.rows, width, scores, result);
     }
@@ -316,11 +241,10 @@ void backward_queries(const AttentionProblem& problem, const T* log_sums, const 
       rules.hide(block, scores);
       if (rules.drops()) rules.drop(block, grads);
       for (int64_t row = 0; row < block.rows; ++row) {
-        const T* __restrict score = scores + row * kLanes<T>;
-        T* __restrict grad = grads + row * kLanes<T>;
-#pragma omp simd
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-          grad[lane] = detail::simd_exp(score[lane] - shift[lane]) * (grad[lane] - delta[lane]);
+        const auto* score = vectors<T>(scores) + row * kVectors;
+        auto* grad = vectors<T>(grads) + row * kVectors;
+        for (int u = 0; u < kVectors; ++u) {
+          grad[u] = exp_nonpositive(score[u] - vectors(shift)[u]) * (grad[u] - vectors(delta)[u]);
         }
       }
       add_by_rows<T>(tile, block.rows, width, grads, sums);
@@ -357,12 +281,11 @@ void backward_keys(const AttentionProblem& problem, const T* log_sums, const T* 
       if (rules.drops()) rules.drop(block, grads);
       for (int64_t row = 0; row < block.rows; ++row) {
         const T shift = shift_of(log_sums[head + query + row]), delta = deltas[head + query + row];
-        T* __restrict weight = scores + row * kLanes<T>;
-        T* __restrict grad = grads + row * kLanes<T>;
-#pragma omp simd
-        for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-          weight[lane] = detail::simd_exp(weight[lane] - shift);
-          grad[lane] = weight[lane] * (grad[lane] - delta);
+        auto* weight = vectors<T>(scores) + row * kVectors;
+        auto* grad = vectors<T>(grads) + row * kVectors;
+        for (int u = 0; u < kVectors; ++u) {
+          weight[u] = exp_nonpositive(weight[u] - shift);
+          grad[u] = weight[u] * (grad[u] - delta);
         }
       }
       if (rules.drops()) rules.drop(block, scores);

@@ -1,0 +1,119 @@
+// What tiled attention on the CPU computes with: blocks of scores [rows][kLanes], in whole vector registers.
+#pragma once
+
+#include <cstdint>
+#include <new>
+
+namespace camo::flash {
+
+inline constexpr int kVectors = 4;        // registers side by side: 4 x 4 accumulators hide the latency of their sums
+inline constexpr int64_t kStreamed = 64;  // rows of a tile
+template <class T>
+inline constexpr int64_t kLanes = kVectors * 64 / static_cast<int64_t>(sizeof(T));
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(64), may_alias));
+};
+
+template <class T>
+typename VectorOf<T>::type* vectors(T* data) {
+  return reinterpret_cast<typename VectorOf<T>::type*>(data);
+}
+
+/// exp(x) for x <= 0 within 2 ulp, 0 below the smallest normal number, NaN for NaN; nothing useful above 0 by more than
+/// rounding. x = n ln(2) + r: a polynomial in r, and n added to its exponent.
+inline VectorOf<float>::type exp_nonpositive(VectorOf<float>::type x) {
+  using Vector = VectorOf<float>::type;
+  typedef uint32_t Bits __attribute__((vector_size(64)));
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number in the low bits
+  const Vector shifted = x * 1.44269504f + kRound;
+  const Vector n = shifted - kRound;
+  const Vector r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  Vector p = 0.00138144626f * r + 0.00836878084f;
+  p = p * r + 0.0416683927f;
+  p = p * r + 0.166665196f;
+  p = p * r + 0.49999994f;
+  p = (p * r) * r + r + 1.0f;
+  const Vector y = reinterpret_cast<Vector>(reinterpret_cast<Bits>(p) + (reinterpret_cast<Bits>(shifted) << 23));
+  return x < -87.0f ? Vector{} : y;
+}
+inline VectorOf<double>::type exp_nonpositive(VectorOf<double>::type x) {
+  using Vector = VectorOf<double>::type;
+  typedef uint64_t Bits __attribute__((vector_size(64)));
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  const Vector shifted = x * 1.4426950408889634 + kRound;
+  const Vector n = shifted - kRound;
+  const Vector r = (x - n * 0.693145751953125) - n * 1.42860682030941723212e-6;
+  Vector p = Vector{} + 1 / 6227020800.0;  // the Taylor series to r^13, whose rest is below 5e-18 for |r| <= ln(2) / 2
+  for (const double c : {1 / 479001600.0, 1 / 39916800.0, 1 / 3628800.0, 1 / 362880.0, 1 / 40320.0, 1 / 5040.0,
+                         1 / 720.0, 1 / 120.0, 1 / 24.0, 1 / 6.0, 0.5}) {
+    p = p * r + c;
+  }
+  p = (p * r) * r + r + 1.0;
+  const Vector y = reinterpret_cast<Vector>(reinterpret_cast<Bits>(p) + (reinterpret_cast<Bits>(shifted) << 52));
+  return x < -708.0 ? Vector{} : y;
+}
+
+/// Numbers aligned for whole vectors.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t count) : data_(static_cast<T*>(::operator new (sizeof(T) * count, std::align_val_t{64}))) {}
+  ~Scratch() { ::operator delete (data_, std::align_val_t{64}); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator T*() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+/// c[r][lane] = (or +=) sum over k of a[r * row_step + k * depth_step] * b[k][lane], for kRows rows.
+template <class T, int kRows>
+void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t depth, const T* b, T* c, bool add) {
+  using Vector = typename VectorOf<T>::type;
+  Vector sum[kRows][kVectors];
+  Vector* to = vectors(c);
+  for (int r = 0; r < kRows; ++r) {
+    for (int u = 0; u < kVectors; ++u) sum[r][u] = add ? to[r * kVectors + u] : Vector{};
+  }
+  const Vector* from = reinterpret_cast<const Vector*>(b);
+  for (int64_t k = 0; k < depth; ++k, from += kVectors, a += depth_step) {
+    for (int r = 0; r < kRows; ++r) {
+      const T x = a[r * row_step];
+      for (int u = 0; u < kVectors; ++u) sum[r][u] += x * from[u];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int u = 0; u < kVectors; ++u) to[r * kVectors + u] = sum[r][u];
+  }
+}
+template <class T>
+void multiply(const T* a, int64_t row_step, int64_t depth_step, int64_t rows, int64_t depth, const T* b, T* c,
+              bool add) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    multiply_rows<T, 4>(a + r * row_step, row_step, depth_step, depth, b, c + r * kLanes<T>, add);
+  }
+  a += r * row_step;
+  c += r * kLanes<T>;
+  switch (rows - r) {
+    case 3: return multiply_rows<T, 3>(a, row_step, depth_step, depth, b, c, add);
+    case 2: return multiply_rows<T, 2>(a, row_step, depth_step, depth, b, c, add);
+    case 1: return multiply_rows<T, 1>(a, row_step, depth_step, depth, b, c, add);
+    default: return;
+  }
+}
+/// scores[r][lane] = tile row r times lane.
+template <class T>
+void multiply_by_depth(const T* tile, int64_t rows, int64_t width, const T* lanes, T* scores) {
+  multiply(tile, width, 1, rows, width, lanes, scores, false);
+}
+/// sums[d][lane] += sum over the tile's rows of tile[r][d] * weights[r][lane].
+template <class T>
+void add_by_rows(const T* tile, int64_t rows, int64_t width, const T* weights, T* sums) {
+  multiply(tile, 1, width, width, rows, weights, sums, true);
+}
+
+}  // namespace camo::flash
