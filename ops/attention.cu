@@ -3,6 +3,7 @@
 //
 // With P the softmax [B, H, Nq, Nk], M the dropout factors (0 or 1 / (1 - p)) and dP = M * (dy v^T):
 //   dv = (P * M)^T dy,  dS = P * (dP - rowsum(dP * P)),  dq = scale * dS k,  dk = scale * dS^T q.
+// ops/attention/flash.cpp computes the same without P in memory; ops/attention/select.cpp says when. Here:
 // Keeps q, k, v and P. A row that sees no key has P = 0. Accumulates in the dtype of q; on
 // CUDA in f32 for 16-bit q, with scores in f32 and P in the dtype of q.
 #include <cmath>

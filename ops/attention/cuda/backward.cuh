@@ -45,7 +45,8 @@ __device__ inline float log2_sum_of(float log_sum_exp) {
 }
 
 template <class T, int kWidth, class Policy>
-__global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads,
+                                  Policy::kDense ? BackwardTiling<T, kWidth>::kBlocks : 1)
     flash_backward_keys_kernel(const __grid_constant__ Call<T> call, int blocks) {
   using S = BackwardTiling<T, kWidth>;
   constexpr int kRowTiles = S::kRowTiles, kTiles = S::kTiles;
@@ -70,8 +71,8 @@ __global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads)
   const auto fetch = [&](int first) {
     const int stage = first / S::kStreamed % 2;
     T* tile = stages + stage * 2 * S::kTileSize;
-    copy_rows<S::kStreamed, S::kPitch, S::kThreads>(tile, call.q, q, first, call.queries, call.width);
-    copy_rows<S::kStreamed, S::kPitch, S::kThreads>(tile + S::kTileSize, call.dy, dy, first, call.queries, call.width);
+    copy_rows<S, S::kStreamed>(tile, call.q, q, first, call.queries, call.width);
+    copy_rows<S, S::kStreamed>(tile + S::kTileSize, call.dy, dy, first, call.queries, call.width);
     float* to = numbers + stage * 2 * S::kStreamed;
     for (int i = threadIdx.x; i < S::kStreamed; i += S::kThreads) {
       const bool inside = first + i < call.queries;
@@ -80,8 +81,8 @@ __global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads)
       copy_async<4>(to + S::kStreamed + i, delta + from, inside);
     }
   };
-  copy_rows<S::kRows, S::kPitch, S::kThreads>(own_keys, call.k, call.k.of(b, h), first_key, call.keys, call.width);
-  copy_rows<S::kRows, S::kPitch, S::kThreads>(own_values, call.v, call.v.of(b, h), first_key, call.keys, call.width);
+  copy_rows<S, S::kRows>(own_keys, call.k, call.k.of(b, h), first_key, call.keys, call.width);
+  copy_rows<S, S::kRows>(own_values, call.v, call.v.of(b, h), first_key, call.keys, call.width);
   if (begin < call.queries) fetch(begin);
   wait_for_copies();
   __syncthreads();
@@ -139,7 +140,8 @@ __global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads)
 }
 
 template <class T, int kWidth, class Policy>
-__global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads,
+                                  Policy::kDense ? BackwardTiling<T, kWidth>::kBlocks : 1)
     flash_backward_queries_kernel(const __grid_constant__ Call<T> call, int blocks) {
   using S = BackwardTiling<T, kWidth>;
   constexpr int kRowTiles = S::kRowTiles, kTiles = S::kTiles;
@@ -158,13 +160,11 @@ __global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads)
   clear_shared<S::kThreads>(shared, S::kBackwardBytes);
   const auto fetch = [&](int first) {
     T* tile = stages + first / S::kStreamed % 2 * 2 * S::kTileSize;
-    copy_rows<S::kStreamed, S::kPitch, S::kThreads>(tile, call.k, keys_of_head, first, keys, call.width);
-    copy_rows<S::kStreamed, S::kPitch, S::kThreads>(tile + S::kTileSize, call.v, values_of_head, first, keys,
-                                                    call.width);
+    copy_rows<S, S::kStreamed>(tile, call.k, keys_of_head, first, keys, call.width);
+    copy_rows<S, S::kStreamed>(tile + S::kTileSize, call.v, values_of_head, first, keys, call.width);
   };
-  copy_rows<S::kRows, S::kPitch, S::kThreads>(own_queries, call.q, call.q.of(b, h), first_query, call.queries,
-                                              call.width);
-  copy_rows<S::kRows, S::kPitch, S::kThreads>(own_dy, call.dy, call.dy.of(b, h), first_query, call.queries, call.width);
+  copy_rows<S, S::kRows>(own_queries, call.q, call.q.of(b, h), first_query, call.queries, call.width);
+  copy_rows<S, S::kRows>(own_dy, call.dy, call.dy.of(b, h), first_query, call.queries, call.width);
   if (keys > 0) fetch(0);
   float log2_sum[kRowTiles][2], delta[kRowTiles][2];
 #pragma unroll

@@ -35,7 +35,8 @@ __device__ int visible_keys(const Call<T>& call, int end) {
 }
 
 template <class T, int kWidth, class Policy>
-__global__ void __launch_bounds__(ForwardTiling<T, kWidth>::kThreads)
+__global__ void __launch_bounds__(ForwardTiling<T, kWidth>::kThreads,
+                                  Policy::kDense ? ForwardTiling<T, kWidth>::kBlocks : 1)
     flash_forward_kernel(const __grid_constant__ Call<T> call, int blocks) {
   using S = ForwardTiling<T, kWidth>;
   constexpr int kRowTiles = S::kRowTiles, kTiles = S::kTiles;
@@ -53,10 +54,10 @@ __global__ void __launch_bounds__(ForwardTiling<T, kWidth>::kThreads)
   clear_shared<S::kThreads>(shared, S::kForwardBytes);
   const auto fetch = [&](int first_key) {
     T* stage = stages + first_key / S::kStreamed % 2 * 2 * S::kTileSize;
-    copy_rows<S::kStreamed, S::kPitch, S::kThreads>(stage, call.k, k, first_key, keys, call.width);
-    copy_rows<S::kStreamed, S::kPitch, S::kThreads>(stage + S::kTileSize, call.v, v, first_key, keys, call.width);
+    copy_rows<S, S::kStreamed>(stage, call.k, k, first_key, keys, call.width);
+    copy_rows<S, S::kStreamed>(stage + S::kTileSize, call.v, v, first_key, keys, call.width);
   };
-  copy_rows<S::kRows, S::kPitch, S::kThreads>(own_rows, call.q, call.q.of(b, h), first_query, call.queries, call.width);
+  copy_rows<S, S::kRows>(own_rows, call.q, call.q.of(b, h), first_query, call.queries, call.width);
   if (keys > 0) fetch(0);
   wait_for_copies();
   __syncthreads();

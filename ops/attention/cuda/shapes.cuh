@@ -6,35 +6,34 @@
 
 namespace camo::flash {
 
-/// Head widths that kernels are made for; a width takes the next one.
-inline constexpr int kWidths[] = {16, 24, 40, 64, 80, 128};
-inline constexpr int kMostWidth = 128;
-
 struct TileShape {
   int row_tiles;  // rows of a warp / 16: more of them reuse what is read from shared memory, and cost registers
   int warps;
   int streamed;  // rows of a streamed tile, a multiple of 16
   bool keep;     // own rows stay in registers
+  int blocks;    // at least, on a multiprocessor: what the registers of dense kernels are limited to
 };
 
 /// Forward: own rows are queries, keys stream past.
-/// Narrow heads are bound by exponentials, so all operands stay in registers and 128 rows share each tile. Wide ones
-/// have the accumulators fill the registers. 48 rows at 80 columns fit N = 144, stage 4 of CamoXpert at 384 pixels,
-/// three times.
+/// Narrow heads are bound by exponentials, so all operands stay in registers, 128 rows share each tile, and 12 to 16
+/// warps cover each other's waits; tiles of 48 keys instead of 64 leave them the registers. For wide ones the
+/// accumulators fill the registers. 96 rows divide N = 576 and 48 divide N = 144, stages 3 and 4 of CamoXpert at 384
+/// pixels; stage 4 then fits the device at once.
 template <class T>
 constexpr TileShape forward_shape(int width) {
   if constexpr (sizeof(T) == 4) {
-    if (width <= 24) return {2, 4, 64, true};
-    if (width <= 40) return {2, 4, 32, false};
-    if (width <= 64) return {1, 4, 64, false};
-    if (width <= 80) return {1, 3, 48, false};
-    return {1, 4, 32, false};
+    if (width <= 24) return {2, 4, 48, true, 3};
+    if (width <= 40) return {2, 3, 32, false, 4};
+    if (width <= 64) return {1, 4, 32, false, 4};
+    if (width <= 80) return {1, 3, 32, false, 3};
+    return {1, 4, 32, false, 3};
   } else {
-    if (width <= 24) return {2, 4, 64, true};
-    if (width <= 40) return {2, 3, 64, true};  // 96 rows: N = 576 in six
-    if (width <= 64) return {2, 4, 64, false};
-    if (width <= 80) return {1, 3, 48, false};
-    return {1, 4, 64, false};
+    if (width <= 16) return {2, 4, 48, true, 4};
+    if (width <= 24) return {2, 4, 48, true, 3};
+    if (width <= 40) return {2, 3, 48, true, 4};
+    if (width <= 64) return {2, 4, 64, false, 2};
+    if (width <= 80) return {1, 3, 48, false, 4};
+    return {1, 4, 64, false, 3};
   }
 }
 
@@ -42,17 +41,18 @@ constexpr TileShape forward_shape(int width) {
 template <class T>
 constexpr TileShape backward_shape(int width) {
   if constexpr (sizeof(T) == 4) {
-    if (width <= 16) return {2, 4, 32, true};
-    if (width <= 40) return {1, 4, 32, false};
-    if (width <= 64) return {1, 4, 32, false};
-    if (width <= 80) return {1, 3, 48, false};
-    return {1, 4, 32, false};
+    if (width <= 16) return {2, 4, 32, true, 3};
+    if (width <= 40) return {1, 4, 32, false, 4};
+    if (width <= 64) return {1, 4, 32, false, 3};
+    if (width <= 80) return {1, 3, 32, false, 3};
+    return {1, 4, 32, false, 1};
   } else {
-    if (width <= 24) return {2, 4, 32, true};
-    if (width <= 40) return {2, 3, 32, false};
-    if (width <= 64) return {1, 4, 64, false};
-    if (width <= 80) return {1, 3, 48, false};
-    return {1, 4, 32, false};
+    if (width <= 16) return {2, 4, 32, true, 3};
+    if (width <= 24) return {2, 4, 32, false, 3};
+    if (width <= 40) return {2, 3, 32, false, 3};
+    if (width <= 64) return {1, 4, 64, false, 3};
+    if (width <= 80) return {1, 3, 48, false, 4};
+    return {1, 4, 32, false, 1};
   }
 }
 
@@ -68,6 +68,7 @@ struct Tiling {
   static constexpr int kColumns = kWidth / 8;
   static constexpr int kTiles = kShape.streamed / 8;
   static constexpr bool kKeep = kShape.keep;
+  static constexpr int kBlocks = kShape.blocks;
   static constexpr int kPitch = Mma<T>::pitch(kWidth);
   static constexpr int kOwnSize = kRows * kPitch;  // elements
   static constexpr int kTileSize = kStreamed * kPitch;

@@ -8,24 +8,26 @@ namespace camo::flash {
 
 template <int kBytes>
 __device__ void copy_async(void* to, const void* from, bool inside) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  const int bytes = inside ? kBytes : 0;  // the rest is filled with zeros
+  [[maybe_unused]] const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  [[maybe_unused]] const int bytes = inside ? kBytes : 0;  // the rest is filled with zeros
   if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+    CAMO_FLASH_ASM(volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
+                            : "memory"));
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
-                 : "memory");
+    CAMO_FLASH_ASM(
+        volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
+                 : "memory"));
   }
 }
-__device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ inline void wait_for_copies() { CAMO_FLASH_ASM(volatile("cp.async.wait_all;" ::: "memory")); }
 
-/// Rows [first, first + kRows) of one head, in accesses of kElements; rows from `count` on become zeros. Columns from
-/// `width` on are not written.
-template <int kElements, int kRows, int kPitch, int kThreads, class T>
+/// Rows [first, first + kRows) of one head into a tile of tiling S, in accesses of kElements; rows from `count` on
+/// become zeros. Columns from `width` on are not written.
+template <int kElements, class S, int kRows, class T>
 __device__ void copy_rows_by(T* tile, const T* source, int64_t stride, int first, int count, int width) {
-  constexpr int kMost = (kPitch + kElements - 1) / kElements;
+  constexpr int kMost = S::kWidth / kElements;
   constexpr int kLanes = kMost > 16 ? 32 : kMost > 8 ? 16 : kMost > 4 ? 8 : 4;
-  constexpr int kGroups = kThreads / kLanes;
+  constexpr int kGroups = S::kThreads / kLanes;
   static_assert(kGroups >= 1);
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   if (group >= kGroups) return;
@@ -33,18 +35,18 @@ __device__ void copy_rows_by(T* tile, const T* source, int64_t stride, int first
     for (int row = group; row < kRows; row += kGroups) {
       const bool inside = first + row < count;
       const T* from = source + (inside ? (first + row) * stride : 0) + column;
-      T* to = tile + row * kPitch + column;
+      T* to = tile + row * S::kPitch + column;
       if constexpr (kElements * sizeof(T) >= 4) copy_async<kElements * sizeof(T)>(to, from, inside);
       else *to = inside ? *from : T(0.0f);
     }
   }
 }
 
-template <int kRows, int kPitch, int kThreads, class T>
+template <class S, int kRows, class T>
 __device__ void copy_rows(T* tile, const Heads<const T>& x, const T* source, int first, int count, int width) {
   constexpr int kSize = sizeof(T);
   const auto copy = [&]<int kElements>() {
-    copy_rows_by<kElements, kRows, kPitch, kThreads>(tile, source, x.row, first, count, width);
+    copy_rows_by<kElements, S, kRows>(tile, source, x.row, first, count, width);
   };
   if (x.access == 16) copy.template operator()<16 / kSize>();
   else if (x.access == 8) copy.template operator()<8 / kSize>();
