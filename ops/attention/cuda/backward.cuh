@@ -75,10 +75,12 @@ __global__ void __launch_bounds__(BackwardTiling<T, kWidth>::kThreads,
     copy_rows<S, S::kStreamed>(tile + S::kTileSize, call.dy, dy, first, call.queries, call.width);
     float* to = numbers + stage * 2 * S::kStreamed;
     for (int i = threadIdx.x; i < S::kStreamed; i += S::kThreads) {
-      const bool inside = first + i < call.queries;
-      const int from = inside ? first + i : 0;
-      copy_async<4>(to + i, log_sum_exp + from, inside);
-      copy_async<4>(to + S::kStreamed + i, delta + from, inside);
+      if (first + i < call.queries) {
+        copy_async<4>(to + i, log_sum_exp + first + i);
+        copy_async<4>(to + S::kStreamed + i, delta + first + i);
+      } else {
+        to[i] = to[S::kStreamed + i] = 0;
+      }
     }
   };
   copy_rows<S, S::kRows>(own_keys, call.k, call.k.of(b, h), first_key, call.keys, call.width);

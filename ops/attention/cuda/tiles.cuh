@@ -6,17 +6,15 @@
 
 namespace camo::flash {
 
+/// Copies kBytes from global to shared memory, without waiting.
 template <int kBytes>
-__device__ void copy_async(void* to, const void* from, bool inside) {
+__device__ void copy_async(void* to, const void* from) {
   [[maybe_unused]] const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  [[maybe_unused]] const int bytes = inside ? kBytes : 0;  // the rest is filled with zeros
   if constexpr (kBytes == 16) {
-    CAMO_FLASH_ASM(volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
-                            : "memory"));
+    CAMO_FLASH_ASM(volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory"));
   } else {
-    CAMO_FLASH_ASM(
-        volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes), "r"(bytes)
-                 : "memory"));
+    CAMO_FLASH_ASM(volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(kBytes)
+                            : "memory"));
   }
 }
 __device__ inline void wait_for_copies() { CAMO_FLASH_ASM(volatile("cp.async.wait_all;" ::: "memory")); }
@@ -31,13 +29,15 @@ __device__ void copy_rows_by(T* tile, const T* source, int64_t stride, int first
   static_assert(kGroups >= 1);
   const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes;
   if (group >= kGroups) return;
+  const int64_t step = kGroups * stride;
   for (int column = lane * kElements; column < width; column += kLanes * kElements) {
-    for (int row = group; row < kRows; row += kGroups) {
-      const bool inside = first + row < count;
-      const T* from = source + (inside ? (first + row) * stride : 0) + column;
-      T* to = tile + row * S::kPitch + column;
-      if constexpr (kElements * sizeof(T) >= 4) copy_async<kElements * sizeof(T)>(to, from, inside);
-      else *to = inside ? *from : T(0.0f);
+    const T* from = source + (first + group) * stride + column;  // beyond the last row it is not read
+    T* to = tile + group * S::kPitch + column;
+    for (int row = group; row < kRows; row += kGroups, from += step, to += kGroups * S::kPitch) {
+      using Access = cuda::Pack<T, kElements>;
+      if (first + row >= count) *reinterpret_cast<Access*>(to) = Access{};
+      else if constexpr (sizeof(Access) >= 4) copy_async<sizeof(Access)>(to, from);
+      else *to = *from;
     }
   }
 }
