@@ -103,13 +103,15 @@ const Coverage& coverage() {
 }
 
 /// The first group of every match in the files of ops/ with these extensions, with the file it is in. Headers of
-/// ops/detail/ and ops/cuda/ declare no operations and are left out.
+/// ops/detail/, ops/attention/ and folders named cuda declare no operations and are left out.
 std::map<std::string, std::string> find_in_ops(const std::string& pattern, const std::set<std::string>& extensions) {
   const std::regex regex(pattern, std::regex::ECMAScript | std::regex::multiline);
   std::map<std::string, std::string> found;
   for (const auto& file : std::filesystem::recursive_directory_iterator(std::string(CAMO_SOURCE_DIR) + "/ops")) {
     const std::string folder = file.path().parent_path().filename();
-    if (file.path().extension() == ".h" && (folder == "detail" || folder == "cuda")) continue;
+    if (file.path().extension() == ".h" && std::set<std::string>{"detail", "attention", "cuda"}.contains(folder)) {
+      continue;
+    }
     if (!file.is_regular_file() || !extensions.contains(file.path().extension().string())) continue;
     std::ifstream in(file.path());
     const std::string text{std::istreambuf_iterator<char>(in), {}};
