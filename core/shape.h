@@ -59,13 +59,13 @@ class Shape {
     for (int64_t dim : *this) count *= dim;
     return count;
   }
-  /// Row-major strides in elements of a tensor with this shape.
+  /// Row-major strides in elements of a tensor with this shape; extents of 0 count as 1.
   Shape contiguous_strides() const {
     Shape strides = *this;
     int64_t step = 1;
     for (int i = size_ - 1; i >= 0; --i) {
       strides[i] = step;
-      step *= dims_[static_cast<size_t>(i)];
+      step *= std::max<int64_t>(1, dims_[static_cast<size_t>(i)]);
     }
     return strides;
   }

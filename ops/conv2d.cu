@@ -240,6 +240,7 @@ struct Conv2dNode final : Node {
 ConvProblem checked_problem(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options) {
   CAMO_CHECK(x.dims() == 4, "conv2d: x must be [N, H, W, C]; got ", x.shape());
   CAMO_CHECK(weight.dims() == 4, "conv2d: weight must be [O, KH, KW, C / groups]; got ", weight.shape());
+  CAMO_CHECK(is_floating(x.dtype()), "conv2d: computes in floating dtypes; got ", x.dtype());
   CAMO_CHECK(x.dtype() == weight.dtype() && x.device() == weight.device(),
              "conv2d: x and weight must share dtype and device; got x ", x.dtype(), " on ", x.device(), ", weight ",
              weight.dtype(), " on ", weight.device());

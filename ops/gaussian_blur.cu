@@ -78,13 +78,14 @@ struct BlurPack {
   __device__ void operator()(int64_t i) const {
     const uint32_t along = step.divide(static_cast<uint32_t>(i));
     const int position = static_cast<int>(along - extent.divide(along) * extent.divisor);
-    const int first = max(-radius, -position), last = min(radius, static_cast<int>(extent.divisor) - 1 - position);
     A sums[N] = {};
-    for (int shift = first; shift <= last; ++shift) {
-      A values[N];
-      detail::load_pack<T, N>(x + (i + int64_t{shift} * step.divisor) * N, values);
+    for (int tap = 0; tap <= 2 * radius; ++tap) {
+      const int source = position + tap - radius;
+      if (source < 0 || source >= static_cast<int>(extent.divisor)) continue;
+      const cuda::Pack<T, N> values =
+          *reinterpret_cast<const cuda::Pack<T, N>*>(x + (i + int64_t{tap - radius} * step.divisor) * N);
 #pragma unroll
-      for (int n = 0; n < N; ++n) sums[n] += weights[shift + radius] * values[n];
+      for (int n = 0; n < N; ++n) sums[n] += weights[tap] * convert<A>(values.values[n]);
     }
     cuda::Pack<R, N> pack;
 #pragma unroll

@@ -164,7 +164,8 @@ Tensor multiply(const Tensor& a, const Tensor& b) {
   if (a.is_cuda()) return multiply_cuda(a, b, shape);
 #endif
   return dispatch_floating(a.dtype(), "matmul", [&]<class T>() {
-    Tensor y = empty(shape, a.dtype(), a.device());
+    if (a.size(-1) == 0) return zeros(shape, a.dtype(), cpu);
+    Tensor y = empty(shape, a.dtype(), cpu);
     if (y.numel() == 0) return y;
     if (b.dims() == 2 && a.dims() > 2 && a.is_contiguous() && a.numel() > 0) multiply_rows<T>(a, b, y);
     else multiply_batches<T>(a, b, y);

@@ -15,6 +15,8 @@ namespace camo::cuda {
 
 namespace {
 
+constexpr int64_t kAlignment = 16;  // of every tensor, in bytes
+
 using detail::ConvProblem;
 
 enum TensorId : int64_t { kX = 1, kWeight, kY, kBias, kProduct };
@@ -22,10 +24,10 @@ enum TensorId : int64_t { kX = 1, kWeight, kY, kBias, kProduct };
 /// Everything that a plan depends on. All fields are int64_t: no padding, so that it can be hashed as bytes.
 struct PlanKey {
   ConvProblem problem;
-  int64_t pass, dtype, device, bias, tf32, aligned, tuned;
+  int64_t pass, dtype, device, bias, tf32, tuned;
   friend bool operator==(const PlanKey&, const PlanKey&) = default;
 };
-static_assert(sizeof(PlanKey) == 23 * sizeof(int64_t));
+static_assert(sizeof(PlanKey) == 22 * sizeof(int64_t));
 
 struct PlanKeyHash {
   size_t operator()(const PlanKey& key) const {
@@ -87,7 +89,7 @@ cudnnDataType_t data_type(DType dtype) {
 }
 
 /// Dimensions in cuDNN's order N, C, H, W, channels last in memory.
-Descriptor tensor(TensorId id, cudnnDataType_t type, std::array<int64_t, 4> nchw, int64_t alignment, bool is_virtual) {
+Descriptor tensor(TensorId id, cudnnDataType_t type, std::array<int64_t, 4> nchw, bool is_virtual) {
   const auto [n, c, h, w] = nchw;
   const std::array<int64_t, 4> strides{h * w * c, 1, w * c, c};
   Descriptor result(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
@@ -95,7 +97,7 @@ Descriptor tensor(TensorId id, cudnnDataType_t type, std::array<int64_t, 4> nchw
   result.set(CUDNN_ATTR_TENSOR_DATA_TYPE, type);
   result.set_all<int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS, nchw);
   result.set_all<int64_t>(CUDNN_ATTR_TENSOR_STRIDES, strides);
-  result.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, alignment);
+  result.set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, kAlignment);
   result.set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, is_virtual);
   result.finalize();
   return result;
@@ -159,13 +161,12 @@ class Graph {
     const auto dtype = static_cast<DType>(key.dtype);
     const cudnnDataType_t type = data_type(dtype);
     const cudnnDataType_t compute = dtype == f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
-    const int64_t alignment = key.aligned != 0 ? 16 : size_in_bytes(dtype);
     const bool with_bias = key.bias != 0;
     const std::array<int64_t, 4> y_dims{p.n, p.o, p.oh, p.ow};
-    const Descriptor& x = keep(tensor(kX, type, {p.n, p.c, p.h, p.w}, alignment, false));
-    const Descriptor& weight = keep(tensor(kWeight, type, {p.o, p.inputs_per_group(), p.kh, p.kw}, alignment, false));
-    const Descriptor& y = keep(tensor(kY, type, y_dims, alignment, false));
-    const Descriptor& product = with_bias ? keep(tensor(kProduct, compute, y_dims, 16, true)) : y;
+    const Descriptor& x = keep(tensor(kX, type, {p.n, p.c, p.h, p.w}, false));
+    const Descriptor& weight = keep(tensor(kWeight, type, {p.o, p.inputs_per_group(), p.kh, p.kw}, false));
+    const Descriptor& y = keep(tensor(kY, type, y_dims, false));
+    const Descriptor& product = with_bias ? keep(tensor(kProduct, compute, y_dims, true)) : y;
 
     const OperationNames names = operation_names(static_cast<ConvPass>(key.pass));
     Descriptor conv(names.type);
@@ -191,7 +192,7 @@ class Graph {
       Descriptor sum(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
       sum.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, keep(std::move(add)));
       sum.set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, product);
-      sum.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, keep(tensor(kBias, type, {1, p.o, 1, 1}, alignment, false)));
+      sum.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, keep(tensor(kBias, type, {1, p.o, 1, 1}, false)));
       sum.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
       sum.finalize();
       operations.push_back(&keep(std::move(sum)));
@@ -332,26 +333,26 @@ std::string describe(ConvPass pass, const ConvProblem& p, DType dtype) {
                      p.dilation_w, ", groups ", p.groups);
 }
 
+/// Inputs at odd addresses (views) are copied: some of cuDNN's engines take 16-byte loads whatever alignment they are
+/// told. Results are fresh tensors, which are aligned.
+Tensor aligned(const Tensor& x) {
+  return !x.defined() || reinterpret_cast<uintptr_t>(x.raw_data()) % kAlignment == 0 ? x : clone(x);
+}
+
 }  // namespace
 
 const std::string& cudnn_refusal() { return g_refusal; }
 
-bool cudnn_conv(ConvPass pass, const ConvProblem& problem, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                const Tensor& y) try {
+bool cudnn_conv(ConvPass pass, const ConvProblem& problem, const Tensor& x_in, const Tensor& weight_in,
+                const Tensor& bias_in, const Tensor& y_in) try {
+  const Tensor x = aligned(x_in), weight = aligned(weight_in), bias = aligned(bias_in), y = aligned(y_in);
   const Device device = x.device();
   cudnnHandle_t handle = cudnn_handle(device);
   const Pointers at{x.raw_data(), weight.raw_data(), y.raw_data(), bias.defined() ? bias.raw_data() : nullptr};
-  bool aligned = true;
-  for (void* pointer : {at.x, at.weight, at.y, at.bias}) aligned &= reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
   const bool tuned = conv_autotune();
-  const PlanKey key{problem,
-                    static_cast<int64_t>(pass),
-                    static_cast<int64_t>(x.dtype()),
-                    device.index,
-                    bias.defined(),
-                    allow_tf32(),
-                    aligned,
-                    tuned};
+  const PlanKey key{
+      problem, static_cast<int64_t>(pass), static_cast<int64_t>(x.dtype()), device.index, bias.defined(), allow_tf32(),
+      tuned};
   Entry* entry = plan_cache().find(key);
   if (entry == nullptr) {
     Entry found;
@@ -367,7 +368,7 @@ bool cudnn_conv(ConvPass pass, const ConvProblem& problem, const Tensor& x, cons
   execute(*entry->plan, at, device);
   return true;
 } catch (const Error& error) {
-  throw error.with_context(describe(pass, problem, x.dtype()));
+  throw error.with_context(describe(pass, problem, x_in.dtype()));
 }
 
 }  // namespace camo::cuda
