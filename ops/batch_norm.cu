@@ -3,8 +3,9 @@
 //
 // With n = (x - mean) * rstd: dweight = sum over rows of dy * n, dbias = sum over rows of dy, and
 // dx = weight * rstd * (dy - dbias / M - n * dweight / M) with batch statistics, weight * rstd * dy with running ones.
-// Keeps x, weight, mean and rstd. Statistics take two passes; rows are summed in the dtype of x, blocks of rows in
-// double. On CUDA Welford's update takes one pass, in f32 for 16-bit x, whose parameters may be f32 as well.
+// Keeps x, weight, mean and rstd. On the CPU everything between the inputs and the rounded results is in double: the
+// difference x - mean would magnify the rounding of a mean that is large beside the deviation. On CUDA Welford's update
+// takes one pass, in f32 for 16-bit x, whose parameters may be f32 as well.
 #include <cmath>
 
 #include "core/autograd.h"
@@ -28,63 +29,67 @@ Statistics batch_statistics(const Rows& x) {
   const int64_t width = x.width;
   const double rows = static_cast<double>(x.count);
   Statistics statistics;
-  statistics.mean = detail::sum_over_rows<T>(x.count, width, [&](int64_t begin, int64_t end, T* sums) {
+  statistics.mean = detail::sum_over_rows<double>(x.count, width, [&](int64_t begin, int64_t end, double* sums) {
     for (int64_t row = begin; row < end; ++row) {
       const T* in = x.row<T>(row);
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) sums[c] += in[c];
+      for (int64_t c = 0; c < width; ++c) sums[c] += static_cast<double>(in[c]);
     }
   });
   for (double& mean : statistics.mean) mean /= rows;
-  const Tensor rounded = detail::to_tensor<T>(statistics.mean.data(), width);
-  const T* mean = rounded.data<T>();
-  statistics.variance = detail::sum_over_rows<T>(x.count, width, [&](int64_t begin, int64_t end, T* sums) {
+  const double* mean = statistics.mean.data();
+  statistics.variance = detail::sum_over_rows<double>(x.count, width, [&](int64_t begin, int64_t end, double* sums) {
     for (int64_t row = begin; row < end; ++row) {
       const T* in = x.row<T>(row);
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) sums[c] += (in[c] - mean[c]) * (in[c] - mean[c]);
+      for (int64_t c = 0; c < width; ++c) {
+        const double difference = static_cast<double>(in[c]) - mean[c];
+        sums[c] += difference * difference;
+      }
     }
   });
   for (double& variance : statistics.variance) variance /= rows;
   return statistics;
 }
 
+/// y = x * scale + shift.
 template <class T>
-void normalize_rows(const Rows& x, const T* mean, const T* rstd, const T* weight, const T* bias, T* y) {
+void normalize_rows(const Rows& x, const double* scale, const double* shift, T* y) {
   const int64_t width = x.width;
   parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* in = x.row<T>(row);
       T* out = y + row * width;
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c) out[c] = (in[c] - mean[c]) * rstd[c] * weight[c] + bias[c];
+      for (int64_t c = 0; c < width; ++c) out[c] = static_cast<T>(static_cast<double>(in[c]) * scale[c] + shift[c]);
     }
   });
 }
 
 /// dweight and dbias in a row.
 template <class T>
-std::vector<double> parameter_gradients(const Rows& x, const Rows& dy, const T* mean, const T* rstd) {
+std::vector<double> parameter_gradients(const Rows& x, const Rows& dy, const double* mean, const double* rstd) {
   const int64_t width = x.width;
-  return detail::sum_over_rows<T>(x.count, 2 * width, [&](int64_t begin, int64_t end, T* sums) {
-    T* dweight = sums;
-    T* dbias = sums + width;
+  return detail::sum_over_rows<double>(x.count, 2 * width, [&](int64_t begin, int64_t end, double* sums) {
+    double* dweight = sums;
+    double* dbias = sums + width;
     for (int64_t row = begin; row < end; ++row) {
       const T* in = x.row<T>(row);
       const T* g = dy.row<T>(row);
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        dweight[c] += g[c] * ((in[c] - mean[c]) * rstd[c]);
-        dbias[c] += g[c];
+        const double gradient = static_cast<double>(g[c]);
+        dweight[c] += gradient * ((static_cast<double>(in[c]) - mean[c]) * rstd[c]);
+        dbias[c] += gradient;
       }
     }
   });
 }
 
-/// dx = scale * (dy - mean_g - n * mean_gn); the two means are zero with running statistics.
+/// dx = scale * (dy - mean_g - (x - mean) * rstd * mean_gn); the two means are zero with running statistics.
 template <class T>
-void input_gradient(const Rows& x, const Rows& dy, const T* mean, const T* rstd, const T* scale, const T* mean_g,
-                    const T* mean_gn, T* dx) {
+void input_gradient(const Rows& x, const Rows& dy, const double* mean, const double* rstd, const double* scale,
+                    const double* mean_g, const double* mean_gn, T* dx) {
   const int64_t width = x.width;
   parallel_for(x.count, detail::row_grain(width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -93,7 +98,8 @@ void input_gradient(const Rows& x, const Rows& dy, const T* mean, const T* rstd,
       T* out = dx + row * width;
 #pragma omp simd
       for (int64_t c = 0; c < width; ++c) {
-        out[c] = scale[c] * (g[c] - mean_g[c] - (in[c] - mean[c]) * rstd[c] * mean_gn[c]);
+        const double n = (static_cast<double>(in[c]) - mean[c]) * rstd[c];
+        out[c] = static_cast<T>(scale[c] * (static_cast<double>(g[c]) - mean_g[c] - n * mean_gn[c]));
       }
     }
   });
@@ -115,20 +121,19 @@ struct BatchNormNode final : Node {
       detail::batch_norm_backward_cuda(in, g, *weight, *mean, *rstd, training, {grads[0], grads[1], grads[2]});
       return grads;
     }
+    const double* means = mean->data<double>();
+    const double* rstds = rstd->data<double>();
     dispatch_floating(x->dtype(), "batch_norm", [&]<class T>() {
       std::vector<double> sums(static_cast<size_t>(2 * width));
-      if (needs(1) || needs(2) || training) sums = parameter_gradients<T>(in, g, mean->data<T>(), rstd->data<T>());
+      if (needs(1) || needs(2) || training) sums = parameter_gradients<T>(in, g, means, rstds);
       grads[1] = detail::to_tensor<T>(sums.data(), width);
       grads[2] = detail::to_tensor<T>(sums.data() + width, width);
       if (!needs(0)) return;
       for (double& sum : sums) sum = training ? sum / static_cast<double>(in.count) : 0;
-      const Tensor mean_gn = detail::to_tensor<T>(sums.data(), width);
-      const Tensor mean_g = detail::to_tensor<T>(sums.data() + width, width);
-      Tensor scale = clone(*weight);
-      for (int64_t c = 0; c < width; ++c) scale.data<T>()[c] *= rstd->data<T>()[c];
+      std::vector<double> scale = weight->to_vector<double>();
+      for (size_t c = 0; c < scale.size(); ++c) scale[c] *= rstds[c];
       grads[0] = empty(x->shape(), x->dtype(), cpu);
-      input_gradient<T>(in, g, mean->data<T>(), rstd->data<T>(), scale.data<T>(), mean_g.data<T>(), mean_gn.data<T>(),
-                        grads[0].data<T>());
+      input_gradient<T>(in, g, means, rstds, scale.data(), sums.data() + width, sums.data(), grads[0].data<T>());
     });
     return grads;
   }
@@ -149,10 +154,12 @@ template <class T>
 void batch_norm_forward(const Rows& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                         const Tensor& running_var, const BatchNormOptions& options, bool follows, const Tensor& y,
                         const Tensor& mean, const Tensor& rstd) {
+  double* means = mean.data<double>();
+  double* rstds = rstd.data<double>();
   if (options.training) {
     const Statistics batch = batch_statistics<T>(x);
-    std::copy(batch.mean.begin(), batch.mean.end(), mean.data<T>());
-    std::copy(batch.variance.begin(), batch.variance.end(), rstd.data<T>());
+    std::copy(batch.mean.begin(), batch.mean.end(), means);
+    std::copy(batch.variance.begin(), batch.variance.end(), rstds);
     if (follows) {
       const double unbiased = static_cast<double>(x.count) / static_cast<double>(x.count - 1);
       follow<T>(running_mean, batch.mean, 1, options.momentum);
@@ -162,12 +169,13 @@ void batch_norm_forward(const Rows& x, const Tensor& weight, const Tensor& bias,
     copy_into(mean, running_mean);
     copy_into(rstd, running_var);
   }
-  for (int64_t c = 0; c < x.width; ++c) {
-    T& value = rstd.data<T>()[c];
-    value = static_cast<T>(1 / std::sqrt(static_cast<double>(value) + options.eps));
+  std::vector<double> scale = weight.to_vector<double>(), shift = bias.to_vector<double>();
+  for (size_t c = 0; c < scale.size(); ++c) {
+    rstds[c] = 1 / std::sqrt(rstds[c] + options.eps);
+    scale[c] *= rstds[c];
+    shift[c] -= means[c] * scale[c];
   }
-  const Tensor scale = detail::dense(weight), shift = detail::dense(bias);
-  normalize_rows<T>(x, mean.data<T>(), rstd.data<T>(), scale.data<T>(), shift.data<T>(), y.data<T>());
+  normalize_rows<T>(x, scale.data(), shift.data(), y.data<T>());
 }
 
 void check_vector(const char* what, const Tensor& vector, const Tensor& x) {
@@ -199,7 +207,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, con
   const bool follows = options.training && !is_recomputing();
   const Rows rows = detail::as_rows(x);
   Tensor y = empty(x.shape(), x.dtype(), x.device());
-  const DType kept = x.dtype() == f64 ? f64 : f32;
+  const DType kept = x.dtype() == f64 || !x.is_cuda() ? f64 : f32;
   const Tensor mean = empty({width}, kept, x.device()), rstd = empty({width}, kept, x.device());
   if (x.is_cuda()) {
     detail::batch_norm_forward_cuda(rows, weight, bias, running_mean, running_var, options, follows, y, mean, rstd);
