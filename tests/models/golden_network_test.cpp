@@ -14,10 +14,10 @@
 namespace camo::test {
 namespace {
 
-/// How far results may be from the recorded ones; docs/ACCURACY.md has the measurements. In single precision and training
-/// a ReLU whose argument is next to 0 (-5e-8 in a map of size 1) can fall on its other side, which moves gradients by up
-/// to 2e-2 of their norm: train rows and the steps after the first are limited by that. The f64 network with its results
-/// rounded to f32 deviates likewise: 4e-3 in train, 5e-3 and 7e-2 (loss, norm) after six steps.
+/// How far results may be from the recorded ones; docs/ACCURACY.md has the measurements. In single precision and in
+/// training a ReLU whose argument is next to 0 (-5e-8 in a map of size 1) can fall on its other side, which moves
+/// gradients by up to 2e-2 of their norm: train rows and the steps after the first are limited by that. The f64 network
+/// with its results rounded to f32 deviates likewise: 4e-3 in train, 5e-3 and 7e-2 (loss, norm) after six steps.
 struct Tolerances {
   double value;          // of max(1, largest recorded value)
   double eval_gradient;  // of max(norm, gradient_floor)
