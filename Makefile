@@ -41,7 +41,7 @@ format: lint-deps  ## format all sources in place
 	@scripts/lint.sh --fix
 
 lint: lint-deps  ## formatting, include direction, file length, clang-tidy
-	@scripts/lint.sh
+	@scripts/lint.sh $(LINT_FLAGS)
 
 install: build  ## install libraries, headers and programs (PREFIX=/usr/local)
 	@cmake --install $(BUILD) --prefix $(or $(PREFIX),/usr/local)

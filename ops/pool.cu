@@ -177,7 +177,7 @@ template <class T>
 void max_windows(const T* x, const Shape& in, const Shape& out, const Pool2dOptions& options, T* y,
                  int64_t* positions) {
   const int64_t height = in[1], width = in[2], channels = in[3];
-  const auto [kernel, stride, padding] = options;
+  const auto kernel = options.kernel, stride = options.stride, padding = options.padding;
   parallel_for(out[0] * out[1], 1 + 16384 / std::max<int64_t>(1, out[2] * channels), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* image = x + row / out[1] * height * width * channels;
