@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 rm -rf demo
 
 "$camoxpert" synth --output demo/data --train 400 --test 100 --size 128
-# At most 4 minutes on 2 cores: the steps take about 3, --max-time is the guard.
+# Two minutes on 2 cores; --max-time is the guard for slower ones.
 "$camoxpert" train --dataset-path demo/data --val-fraction 1 --checkpoint-dir demo/run \
   --backbone edgenext_xx_small --img-size 128 --batch-size 8 --accumulation-steps 1 \
   --epochs 12 --stage1-epochs 0 --backbone-lr-scale 1 --lr 1e-3 --deep-supervision --validate-every 3 --max-time 225

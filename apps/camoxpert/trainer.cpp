@@ -13,6 +13,7 @@
 #include "apps/camoxpert/system_info.h"
 #include "core/random.h"
 #include "models/camoxpert/checkpoint.h"
+#include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
 
@@ -145,15 +146,13 @@ void Trainer::report_start() {
   folder_->log(fmt::format("device       {}, {}", device_.str(), options_.common.precision(device_)));
   folder_->log(fmt::format("network      CamoXpert on {}, {} experts, {:L} parameters", options_.network.backbone,
                            options_.network.num_experts, network_->parameter_count()));
-  std::string tokens;
   for (int stage = 0; stage < 4; ++stage) {
-    const int64_t side = options_.img_size / (4 << stage);
-    const int64_t head =
+    const int64_t side = options_.img_size / (4 << stage), tokens = side * side;
+    const int64_t width =
         network_->backbone().spec().dims[static_cast<size_t>(stage)] / options_.network.attention_heads;
-    tokens += fmt::format("{}{}x{}", stage > 0 ? ", " : "", side * side, head);
+    folder_->log(fmt::format("attention    stage {}: {} tokens, head dim {}: {}", stage + 1, tokens, width,
+                             attention_kernel_name(device_, f32, tokens, tokens, width)));
   }
-  folder_->log("attention    standard on every stage (tokens x head dim: " + tokens +
-               "); flash attention: not in this build");
   folder_->log(fmt::format("data         {} training pairs, {} px, batch {} x {}{}\n{}", train_samples_.size(),
                            options_.img_size, options_.batch_size, options_.accumulation_steps,
                            loader_->is_caching() ? ", kept in memory" : "", data_report_));
