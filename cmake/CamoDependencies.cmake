@@ -49,8 +49,4 @@ camo_dependency(stb HEADER stb/stb_image.h)
 camo_dependency(json HEADER nlohmann/json.hpp)
 camo_dependency(cli11 HEADER CLI/CLI.hpp)
 camo_dependency(fmt HEADER fmt/format.h LIBRARY fmt)
-if(CAMO_HAVE_FMT)
-  camo_dependency(spdlog HEADER spdlog/spdlog.h LIBRARY spdlog LINKS camo_deps::fmt
-    DEFINITIONS SPDLOG_COMPILED_LIB SPDLOG_SHARED_LIB SPDLOG_FMT_EXTERNAL)
-endif()
 camo_dependency(cudnn HEADER cudnn.h LIBRARY cudnn ROOT /usr/local/cuda)

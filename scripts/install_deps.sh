@@ -9,8 +9,8 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build ccache python3
   libeigen3-dev libdnnl-dev libturbojpeg0-dev libstb-dev
-  libcli11-dev nlohmann-json3-dev libfmt-dev libspdlog-dev
-  libgtest-dev libgmock-dev libbenchmark-dev
+  libcli11-dev nlohmann-json3-dev libfmt-dev
+  libgtest-dev libgmock-dev
 )
 [[ ${1:-} == --lint ]] && packages+=(clang-format clang-tidy)
 

@@ -10,7 +10,7 @@ if [[ ${1:-} == -o ]]; then
   target=$2
   shift 2
 fi
-development=(libdnnl-dev libturbojpeg0-dev libstb-dev libcli11-dev nlohmann-json3-dev libfmt-dev libspdlog-dev "$@")
+development=(libdnnl-dev libturbojpeg0-dev libstb-dev libcli11-dev nlohmann-json3-dev libfmt-dev "$@")
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
