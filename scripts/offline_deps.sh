@@ -20,7 +20,7 @@ chmod 755 "$work"
 # loads an OpenCL loader.
 run_time() {
   apt-cache depends --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
-    sed -n 's/^ *|\{0,1\}Depends: \([a-z0-9.+-]*\)$/\1/p' | grep -E '^lib(dnnl|turbojpeg|fmt|spdlog)[0-9.]+$' | sort -u
+    sed -n 's/^ *|\{0,1\}Depends: \([a-z0-9.+-]*\)$/\1/p' | grep -E '^lib(dnnl|turbojpeg|fmt)[0-9.]+$' | sort -u
 }
 [[ -n $(apt-cache policy libdnnl-dev 2>/dev/null) ]] || apt-get update -qq
 packages=("${development[@]}" $(run_time "${development[@]}") ocl-icd-libopencl1)
