@@ -45,6 +45,13 @@ inline Tensor strided(const Tensor& x) {
   return view;
 }
 
+/// Random rows with gaps between them: what a slice of a wider last axis looks like.
+inline Tensor sliced(const Shape& shape, uint64_t stream = 0) {
+  Shape wide = shape;
+  wide[shape.size() - 1] += 3;
+  return make_view(draw(wide, stream), shape, wide.contiguous_strides(), 2);
+}
+
 /// What a case needs besides its inputs, on the device of the input `x` and, if floating, in its dtype.
 inline Tensor beside(const Tensor& x, const Tensor& constant) {
   return to(is_floating(constant.dtype()) ? to(constant, x.dtype()) : constant, x.device());

@@ -12,14 +12,8 @@ namespace {
 
 using gradient_cases::beside;
 using gradient_cases::draw;
+using gradient_cases::sliced;
 using gradient_cases::strided;
-
-/// Rows with gaps between them: what a slice of a wider last axis looks like.
-Tensor sliced(const Shape& shape, uint64_t stream = 0) {
-  Shape wide = shape;
-  wide[shape.size() - 1] += 3;
-  return make_view(draw(wide, stream), shape, wide.contiguous_strides(), 2);
-}
 
 /// The last two axes swapped in memory.
 Tensor transposed(const Shape& shape, uint64_t stream = 0) {
