@@ -1,6 +1,6 @@
 // camoxpert train.
 #include "apps/camoxpert/commands.h"
-#include "apps/camoxpert/trainer.h"
+#include "apps/camoxpert/training/trainer.h"
 
 namespace camo::app {
 

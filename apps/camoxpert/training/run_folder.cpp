@@ -1,4 +1,4 @@
-#include "apps/camoxpert/run_folder.h"
+#include "apps/camoxpert/training/run_folder.h"
 
 #include <fmt/core.h>
 

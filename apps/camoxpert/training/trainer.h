@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "apps/camoxpert/evaluation.h"
-#include "apps/camoxpert/run_folder.h"
-#include "apps/camoxpert/train_options.h"
+#include "apps/camoxpert/training/run_folder.h"
+#include "apps/camoxpert/training/train_options.h"
 #include "data/device_batches.h"
 #include "models/camoxpert/loss.h"
 #include "models/camoxpert/network.h"

@@ -1,4 +1,4 @@
-#include "apps/camoxpert/trainer.h"
+#include "apps/camoxpert/training/trainer.h"
 
 #include <fmt/core.h>
 #include <fmt/ranges.h>

@@ -1,4 +1,4 @@
-#include "apps/camoxpert/train_options.h"
+#include "apps/camoxpert/training/train_options.h"
 
 #include "core/error.h"
 
