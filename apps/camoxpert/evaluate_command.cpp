@@ -20,14 +20,21 @@ struct EvaluateOptions {
   int64_t img_size = 0, batch_size = 4;
 };
 
+nlohmann::json to_json(const SegmentationScores& scores) {
+  nlohmann::json row;
+  for (const ScoreField& field : kScoreFields) row[field.name] = scores.*field.value;
+  return row;
+}
+
 nlohmann::json to_json(const EvaluationResult& result, const std::vector<Sample>& samples) {
   nlohmann::json per_image = nlohmann::json::array();
   for (size_t i = 0; i < samples.size(); ++i) {
-    per_image.push_back(
-        {{"name", samples[i].name}, {"iou", result.per_image[i].iou}, {"mae", result.per_image[i].mae}});
+    per_image.push_back(to_json(result.per_image[i]));
+    per_image.back()["name"] = samples[i].name;
   }
-  return {{"dataset", {{"iou", result.mean.iou}, {"mae", result.mean.mae}, {"everything_iou", result.everything_iou}}},
-          {"per_image", per_image}};
+  nlohmann::json means = to_json(result.mean);
+  means["everything_iou"] = result.everything_iou;
+  return {{"dataset", means}, {"per_image", per_image}};
 }
 
 void run_evaluate(const EvaluateOptions& options) {
@@ -46,8 +53,8 @@ void run_evaluate(const EvaluateOptions& options) {
   progress.finish();
   fmt::print("{} pairs, {} at {} px, epoch {}{}\n", samples.size(), loaded.info.spec.backbone, settings.img_size,
              loaded.info.epoch, loaded.averaged ? ", averaged weights" : "");
-  fmt::print("IoU {:.4f}   MAE {:.4f}   (answering 'everything': IoU {:.4f})\n", result.mean.iou, result.mean.mae,
-             result.everything_iou);
+  fmt::print("IoU {:.4f}   S {:.4f}   MAE {:.4f}   (answering 'everything': IoU {:.4f})\n", result.mean.iou,
+             result.mean.sm, result.mean.mae, result.everything_iou);
   fmt::print("{:.1f} images/s\n", static_cast<double>(samples.size()) / progress.seconds());
   if (!options.json.empty()) write_file_atomically(options.json, to_json(result, samples).dump(2) + "\n");
 }

@@ -20,9 +20,8 @@ double foreground_share(const Image& mask) {
   return static_cast<double>(count) / static_cast<double>(mask.pixels.size());
 }
 
-std::vector<ContactPanel> sheet_row(const Sample& sample, const LoadedSample& loaded, const ProbabilityMap& map,
-                                    const SegmentationScore& score) {
-  const Image prediction = map.to_image();
+std::vector<ContactPanel> sheet_row(const Sample& sample, const LoadedSample& loaded, const Image& prediction,
+                                    const SegmentationScores& score) {
   return {{loaded.image, sample.name},
           {loaded.mask, "mask"},
           {prediction, fmt::format("prediction, IoU {:.2f}", score.iou)},
@@ -49,21 +48,31 @@ EvaluationResult evaluate(CamoXpert& network, const std::vector<Sample>& samples
     std::vector<Image> pictures;
     for (const LoadedSample& sample : loaded) pictures.push_back(sample.image);
     const std::vector<ProbabilityMap> maps = predict(network, pictures, options.img_size);
+    std::vector<Image> predictions(maps.size());
+    std::vector<PictureScore> batch_scores(maps.size());
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+        predictions[i] = maps[i].to_image();
+        batch_scores[i] = score_prediction(predictions[i], loaded[i].mask);
+      }
+    });
     for (int64_t i = 0; i < count; ++i) {
       const LoadedSample& sample = loaded[static_cast<size_t>(i)];
-      const ProbabilityMap& map = maps[static_cast<size_t>(i)];
-      const SegmentationScore score = score_prediction(map.values.data(), map.width, map.height, sample.mask);
-      result.per_image.push_back(score);
+      const PictureScore& score = batch_scores[static_cast<size_t>(i)];
+      result.per_image.push_back(score.scores);
       result.everything_iou += foreground_share(sample.mask) / static_cast<double>(total);
       scores.add(score);
       const bool shown = (first + i) % sheet_step == 0 && static_cast<int>(sheet.size()) < options.sheet_rows;
       if (shown && !options.contact_sheet.empty()) {
-        sheet.push_back(sheet_row(samples[static_cast<size_t>(first + i)], sample, map, score));
+        sheet.push_back(sheet_row(samples[static_cast<size_t>(first + i)], sample, predictions[static_cast<size_t>(i)],
+                                  score.scores));
       }
     }
     if (options.on_progress) options.on_progress(first + count);
   });
-  result.mean = scores.mean();
+  const PictureScore mean = scores.mean();
+  result.mean = mean.scores;
+  result.curves = mean.curves;
   if (!options.contact_sheet.empty()) encode_png(options.contact_sheet, make_contact_sheet(sheet));
   network.train(was_training);
   return result;

@@ -21,8 +21,9 @@ struct EvaluationOptions {
 };
 
 struct EvaluationResult {
-  std::vector<SegmentationScore> per_image;  // in the order of the samples
-  SegmentationScore mean;
+  std::vector<SegmentationScores> per_image;  // in the order of the samples
+  SegmentationScores mean;
+  ScoreCurves curves;         // means over the samples
   double everything_iou = 0;  // mean IoU of answering 'everything': a trivial baseline
 };
 

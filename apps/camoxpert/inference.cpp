@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/error.h"
 #include "core/parallel.h"
 #include "data/resize_image.h"
 #include "data/transforms.h"
@@ -14,6 +15,8 @@ namespace camo::app {
 Image ProbabilityMap::to_image() const {
   Image image(width, height, 1);
   for (size_t i = 0; i < values.size(); ++i) {
+    CAMO_CHECK_CODE(not_finite, std::isfinite(values[i]), "predict: the network's output is not finite at pixel ", i,
+                    "; the checkpoint is of a run that diverged");
     image.pixels[i] = static_cast<uint8_t>(std::lround(std::clamp(values[i], 0.0f, 1.0f) * 255));
   }
   return image;

@@ -16,7 +16,7 @@ struct ProbabilityMap {
   int width = 0, height = 0;
   std::vector<float> values;  // height * width, in [0, 1]
 
-  /// Rounded to 0..255.
+  /// Rounded to 0..255. Throws ErrorCode::not_finite.
   Image to_image() const;
 };
 

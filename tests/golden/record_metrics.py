@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Records tests/golden/metrics: small made-up predictions and masks, and the scores that PySODMetrics gives them.
+
+Needs numpy, opencv-python and pysodmetrics (1.6.2 was used). `record_metrics.py OUT [COUNT SIDE]` writes OUT/pred, OUT/gt
+and OUT/expected.json; with COUNT, so many random pairs of SIDE x SIDE pixels instead of the special cases.
+"""
+import json
+import pathlib
+import sys
+import warnings
+
+import cv2
+import numpy as np
+import py_sod_metrics as sod
+
+warnings.filterwarnings("ignore")
+
+
+class Scores:
+    def __init__(self):
+        self.parts = [sod.MAE(), sod.Smeasure(), sod.WeightedFmeasure(), sod.Fmeasure(), sod.Emeasure()]
+        keys = {"iou": sod.IOUHandler, "dice": sod.DICEHandler, "precision": sod.PrecisionHandler, "recall": sod.RecallHandler,
+                "specificity": sod.SpecificityHandler, "accuracy": sod.OverallAccuracyHandler}
+        self.cut = sod.FmeasureV2({k: h(with_dynamic=False, with_adaptive=False, with_binary=True) for k, h in keys.items()})
+
+    def step(self, pred, gt):
+        if pred.shape != gt.shape:
+            pred = cv2.resize(pred, gt.shape[::-1])
+        for part in [*self.parts, self.cut]:
+            part.step(pred, gt)
+        return self
+
+    def results(self):
+        mae, s, w, f, e = [part.get_results() for part in self.parts]
+        fm, em = f["fm"], e["em"]
+        values = {"mae": mae["mae"], "sm": s["sm"], "wfm": w["wfm"],
+                  "adp_fm": fm["adp"], "mean_fm": fm["curve"].mean(), "max_fm": fm["curve"].max(),
+                  "adp_em": em["adp"], "mean_em": em["curve"].mean(), "max_em": em["curve"].max()}
+        values.update({k: v["binary"] for k, v in self.cut.get_results().items()})
+        return {k: float(v) for k, v in values.items()}
+
+
+def blob(rng, h, w):
+    """A soft shape somewhere in the picture, in [0, 1]."""
+    y, x = np.mgrid[:h, :w]
+    cy, cx = rng.uniform(0.2, 0.8) * h, rng.uniform(0.2, 0.8) * w
+    ry, rx = rng.uniform(0.1, 0.4) * h, rng.uniform(0.1, 0.4) * w
+    return np.clip(1.5 - np.hypot((y - cy) / ry, (x - cx) / rx), 0, 1)
+
+
+def random_pair(rng, h, w):
+    shape = np.maximum(blob(rng, h, w), blob(rng, h, w))
+    noise = cv2.GaussianBlur(rng.normal(size=(h, w)), (0, 0), 2) * rng.uniform(0.2, 1.5)
+    pred = np.clip(shape * rng.uniform(0.4, 1) + noise * 0.4, 0, 1) * 255
+    return pred.astype(np.uint8), ((shape > 0.5) * 255).astype(np.uint8)
+
+
+def special_cases():
+    rng = np.random.default_rng(3)
+    mask = np.zeros((40, 52), np.uint8)
+    mask[9:31, 14:40] = 255
+    soft = cv2.GaussianBlur(mask, (0, 0), 3)
+    constant = lambda value: np.full_like(mask, value)
+    one = np.zeros_like(mask)
+    one[17, 30] = 255
+    corners = np.zeros_like(mask)
+    corners[[0, 0, 38, 38], [0, 51, 0, 51]] = 255
+    grid = np.zeros_like(mask)
+    grid[2:38:7, 3:50:8] = 255
+    steps = (np.arange(40)[:, None] * 6 + np.arange(52)[None] * 0).astype(np.uint8)
+    noise = rng.integers(0, 256, mask.shape).astype(np.uint8)
+    yield from {"exact": (mask, mask), "inverted": (255 - mask, mask), "soft": (soft, mask), "noise": (noise, mask),
+                "empty_mask": (soft, mask * 0), "empty_both": (mask * 0, mask * 0), "full_mask": (soft, constant(255)),
+                "full_both": (constant(255), constant(255)), "all_0": (constant(0), mask), "all_77": (constant(77), mask),
+                "all_128": (constant(128), mask), "all_255": (constant(255), mask), "one_pixel": (soft, one),
+                "one_pixel_found": (one, one), "corners": (noise, corners), "grid": (noise, grid), "steps": (steps, mask),
+                "low_range": (soft // 8 + 20, mask), "grey_mask": (soft, soft), "halves": (255 - 255 * (steps > 120).astype(np.uint8), mask),
+                "larger_prediction": (cv2.resize(soft, (83, 61)), mask), "smaller_prediction": (cv2.resize(soft, (13, 10)), mask)}.items()
+    for i in range(6):
+        yield f"random_{i}", random_pair(rng, *rng.integers(20, 64, 2))
+
+
+def main():
+    out = pathlib.Path(sys.argv[1])
+    pairs = special_cases()
+    if len(sys.argv) > 2:
+        rng, side = np.random.default_rng(4), int(sys.argv[3])
+        pairs = ((f"{i:04}", random_pair(rng, side, side)) for i in range(int(sys.argv[2])))
+    for folder in ("pred", "gt"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    whole, per_image = Scores(), []
+    for name, (pred, gt) in pairs:
+        cv2.imwrite(str(out / "pred" / f"{name}.png"), pred)
+        cv2.imwrite(str(out / "gt" / f"{name}.png"), gt)
+        if len(sys.argv) > 2:
+            continue
+        whole.step(pred, gt)
+        per_image.append({"name": f"{name}.png", **Scores().step(pred, gt).results()})
+    if per_image:
+        (out / "expected.json").write_text(json.dumps({"dataset": whole.results(), "per_image": per_image}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
