@@ -1,13 +1,7 @@
 #include "core/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
-#include <cstring>
 
 #include "core/atomic_file.h"
 #include "core/safetensors_header.h"
@@ -20,54 +14,6 @@ static_assert(std::endian::native == std::endian::little,
 
 constexpr uint64_t kLengthBytes = 8;
 constexpr uint64_t kLargestHeader = 100'000'000;
-
-/// A regular file opened for reading.
-class InputFile {
- public:
-  explicit InputFile(const std::filesystem::path& path) : name_(path.string()) {
-    descriptor_ =
-        ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not block before it is refused
-    if (descriptor_ < 0) failed("open");
-    struct stat status {};
-    const bool known = ::fstat(descriptor_, &status) == 0;
-    if (!known || !S_ISREG(status.st_mode)) {
-      ::close(descriptor_);
-      fail(ErrorCode::checkpoint, name_, ": must be a file; got ",
-           known && S_ISDIR(status.st_mode) ? "a folder" : "something else");
-    }
-    bytes_ = static_cast<uint64_t>(status.st_size);
-  }
-  ~InputFile() { ::close(descriptor_); }
-  InputFile(const InputFile&) = delete;
-  InputFile& operator=(const InputFile&) = delete;
-
-  const std::string& name() const { return name_; }
-  uint64_t bytes() const { return bytes_; }
-
-  void read(void* target, uint64_t bytes, uint64_t position) const {
-    constexpr uint64_t kLargest = uint64_t{1} << 30;  // the system reads at most 2 GiB a call
-    char* next = static_cast<char*>(target);
-    while (bytes > 0) {
-      const ssize_t count = ::pread(descriptor_, next, std::min(bytes, kLargest), static_cast<off_t>(position));
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) failed("read");
-      CAMO_CHECK_CODE(checkpoint, count > 0, name_, ": ends at byte ", position,
-                      "; it became shorter while it was read");
-      next += count;
-      position += static_cast<uint64_t>(count);
-      bytes -= static_cast<uint64_t>(count);
-    }
-  }
-
- private:
-  [[noreturn]] void failed(const char* action) const {
-    fail(ErrorCode::checkpoint, name_, ": cannot ", action, ": ", std::strerror(errno));
-  }
-
-  std::string name_;
-  int descriptor_ = -1;
-  uint64_t bytes_ = 0;
-};
 
 /// Any other byte in a bool is undefined behaviour.
 void check_bools(const Tensor& x, const std::string& name, const std::string& file) {
@@ -93,30 +39,41 @@ const Tensor& SafeTensors::at(const std::string& name) const {
   return *tensor;
 }
 
-SafeTensors read_safetensors(const std::filesystem::path& path) {
-  const InputFile file(path);
-  CAMO_CHECK_CODE(checkpoint, file.bytes() >= kLengthBytes, file.name(),
-                  ": a safetensors file begins with 8 bytes of header length; got ", file.bytes(), " bytes in all");
+SafeTensorsFile::SafeTensorsFile(const std::filesystem::path& path) : TensorFile(path), file_(path) {
+  CAMO_CHECK_CODE(checkpoint, file_.bytes() >= kLengthBytes, file_.name(),
+                  ": a safetensors file begins with 8 bytes of header length; got ", file_.bytes(), " bytes in all");
   uint64_t header_bytes = 0;
-  file.read(&header_bytes, kLengthBytes, 0);
-  CAMO_CHECK_CODE(checkpoint, header_bytes <= kLargestHeader, file.name(), ": the header must be at most ",
+  file_.read(&header_bytes, kLengthBytes, 0);
+  CAMO_CHECK_CODE(checkpoint, header_bytes <= kLargestHeader, file_.name(), ": the header must be at most ",
                   kLargestHeader, " bytes; got ", header_bytes, "; is this a safetensors file?");
-  CAMO_CHECK_CODE(checkpoint, header_bytes <= file.bytes() - kLengthBytes, file.name(),
+  CAMO_CHECK_CODE(checkpoint, header_bytes <= file_.bytes() - kLengthBytes, file_.name(),
                   ": the header must end within the file; got ", header_bytes, " header bytes in a file of ",
-                  file.bytes(), "; the file is cut or damaged");
+                  file_.bytes(), "; the file is cut or damaged");
   std::string json(header_bytes, '\0');
-  file.read(json.data(), header_bytes, kLengthBytes);
+  file_.read(json.data(), header_bytes, kLengthBytes);
   const uint64_t data_start = kLengthBytes + header_bytes;
-  detail::SafeTensorsHeader header = detail::parse_safetensors_header(json, file.bytes() - data_start, file.name());
-
-  SafeTensors content;
-  content.metadata = std::move(header.metadata);
-  content.tensors.reserve(header.entries.size());
+  detail::SafeTensorsHeader header = detail::parse_safetensors_header(json, file_.bytes() - data_start, file_.name());
+  metadata_ = std::move(header.metadata);
   for (detail::SafeTensorsEntry& entry : header.entries) {
-    Tensor tensor = empty(entry.shape, entry.dtype, cpu);
-    file.read(tensor.raw_data(), entry.end - entry.begin, data_start + entry.begin);
-    if (entry.dtype == boolean) check_bools(tensor, entry.name, file.name());
-    content.tensors.emplace_back(std::move(entry.name), std::move(tensor));
+    begins_.push_back(data_start + entry.begin);
+    tensors_.push_back({std::move(entry.name), entry.dtype, std::string(name(entry.dtype)), entry.shape});
+  }
+}
+
+Tensor SafeTensorsFile::read(size_t index) const {
+  const TensorInfo& info = tensors_[index];
+  Tensor tensor = empty(info.shape, info.dtype, cpu);
+  file_.read(tensor.raw_data(), static_cast<uint64_t>(tensor.numel() * size_in_bytes(info.dtype)), begins_[index]);
+  if (info.dtype == boolean) check_bools(tensor, info.name, file_.name());
+  return tensor;
+}
+
+SafeTensors read_safetensors(const std::filesystem::path& path) {
+  const SafeTensorsFile file(path);
+  SafeTensors content{.tensors = {}, .metadata = file.metadata()};
+  content.tensors.reserve(file.tensors().size());
+  for (size_t i = 0; i < file.tensors().size(); ++i) {
+    content.tensors.emplace_back(file.tensors()[i].name, file.read(i));
   }
   return content;
 }

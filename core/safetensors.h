@@ -7,7 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "core/input_file.h"
 #include "core/tensor.h"
+#include "core/tensor_file.h"
 
 namespace camo {
 
@@ -26,6 +28,18 @@ struct SafeTensors {
 /// offsets, overlaps, gaps and overflow are checked before any tensor is allocated; the header is at most 100 MB.
 /// Errors are ErrorCode::checkpoint and name the file, the rule, and the tensor or byte offset.
 SafeTensors read_safetensors(const std::filesystem::path& path);
+
+/// The same file, its tensors read when asked for.
+class SafeTensorsFile : public TensorFile {
+ public:
+  explicit SafeTensorsFile(const std::filesystem::path& path);
+  std::string format() const override { return "safetensors"; }
+  Tensor read(size_t index) const override;
+
+ private:
+  InputFile file_;
+  std::vector<uint64_t> begins_;  // of the data, in the file
+};
 
 /// Writes to a temporary file in the same folder, syncs, and renames: `path` is either the old or the whole new file.
 /// The same content gives the same bytes: tensors in the order given, metadata sorted by key. Data are aligned to 8
