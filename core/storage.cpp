@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/memory_check.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/allocator.h"
 #endif
@@ -129,12 +130,18 @@ void release_cached(Device device) { no_cuda(device); }
 
 Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) {
   CAMO_CHECK(bytes >= 0, "storage: size must not be negative; got ", bytes, " bytes");
-  data_ = device.is_cpu() ? cpu_allocator().allocate(bytes) : allocate(bytes, device);
+  const bool guarded = detail::wants_guards();
+  const int64_t all = guarded ? bytes + 2 * detail::guard_bytes() : bytes;
+  data_ = device.is_cpu() ? cpu_allocator().allocate(all) : allocate(all, device);
+  if (guarded) data_ = detail::begin_guards(data_, bytes, device);
 }
 
 Storage::~Storage() {
-  if (device_.is_cpu()) cpu_allocator().free(data_, bytes_);
-  else free_block(data_, device_);
+  void* block = detail::end_guards(data_, bytes_, device_);
+  const int64_t all = block != nullptr ? bytes_ + 2 * detail::guard_bytes() : bytes_;
+  if (block == nullptr) block = data_;
+  if (device_.is_cpu()) cpu_allocator().free(block, all);
+  else free_block(block, device_);
 }
 
 MemoryStats memory_stats(Device device) { return device.is_cpu() ? cpu_allocator().stats() : stats(device); }

@@ -17,6 +17,7 @@
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/detail/vector_math.h"
+#include "ops/elementwise.h"
 
 namespace camo {
 namespace {
@@ -67,8 +68,9 @@ struct Visibility {
   }
 };
 
+/// Returns log(sum of exp(row)).
 template <class T>
-void softmax_in_place(T* row, int64_t n) {
+T softmax_in_place(T* row, int64_t n) {
   T top = -std::numeric_limits<T>::infinity();
 #pragma omp simd reduction(max : top)
   for (int64_t j = 0; j < n; ++j) top = row[j] > top ? row[j] : top;
@@ -82,6 +84,7 @@ void softmax_in_place(T* row, int64_t n) {
   const T inverse = sum == 0 ? T(0) : 1 / sum;
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) row[j] *= inverse;
+  return top + std::log(sum);  // -infinity where nothing is visible
 }
 
 /// row[j] = 0 or row[j] / (1 - p), for the elements of the scores that start at `first`.
@@ -115,10 +118,10 @@ Matrix<T> dense_matrix(T* data, int64_t rows, int64_t cols) {
   return {data, rows, cols, std::max<int64_t>(1, cols), false};
 }
 
-/// Fills y, and P where `probabilities` is defined.
+/// Fills y, and P and the log-sum-exp where they are defined.
 template <class T>
 void attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, T scale,
-                       const Tensor& probabilities, const Tensor& y) {
+                       const Tensor& probabilities, const Tensor& y, const Tensor& log_sum_exp) {
   const Extents n(q, k);
   const Visibility visibility(options, {n.batch, n.heads, n.queries, n.keys});
   const int64_t blocks = (n.queries + kQueryBlock - 1) / kQueryBlock;
@@ -134,7 +137,8 @@ void attention_forward(const Tensor& q, const Tensor& k, const Tensor& v, const 
                    dense_matrix(scores, count, n.keys));
       for (int64_t i = 0; i < count; ++i) {
         visibility.apply(scores + i * n.keys, n.keys, b, h, first + i, n.queries, scale);
-        softmax_in_place(scores + i * n.keys, n.keys);
+        const T log_sum = softmax_in_place(scores + i * n.keys, n.keys);
+        if (log_sum_exp.defined()) log_sum_exp.data<T>()[head * n.queries + first + i] = log_sum;
       }
       if (options.dropout > 0) {
         if (scores != scratch.data()) std::copy_n(scores, count * n.keys, scratch.data());
@@ -262,39 +266,61 @@ void check_arguments(const Tensor& q, const Tensor& k, const Tensor& v, const At
   require_no_gradient("scaled_dot_product_attention: mask", {mask});
 }
 
-}  // namespace
+DType sum_dtype(DType dtype) { return dtype == f64 ? f64 : f32; }
 
-Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
-                                    const AttentionOptions& options) {
-  check_arguments(q, k, v, options);
-  const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
-  if (q.numel() > 0 && k.numel() > 0 && flash::is_chosen(q, k, options)) {
-    return flash::attention(q, k, v, options, scale);
+/// For checked arguments; the log-sum-exp only where `wants_sums`.
+AttentionResult compute(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
+                        bool wants_sums) {
+  if (q.device().is_cpu() && (q.dtype() == f16 || q.dtype() == bf16)) {
+    AttentionOptions wide = options;
+    if (wide.mask.defined() && wide.mask.dtype() != boolean) wide.mask = to(wide.mask, f32);
+    AttentionResult result = compute(to(q, f32), to(k, f32), to(v, f32), wide, wants_sums);
+    return {to(result.y, q.dtype()), result.log_sum_exp};
   }
-  const bool keep = grad_wanted({q, k, v});
+  const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+  const bool any = q.numel() > 0 && k.numel() > 0;
+  if (any && flash::is_chosen(q, k, options)) return flash::attention(q, k, v, options, scale);
+  const Shape sums{q.size(0), q.size(2), q.size(1)};
+  AttentionResult result;
   Tensor probabilities;
-  Tensor y;
-  if (q.numel() == 0 || k.numel() == 0) {
-    y = zeros(q.shape(), q.dtype(), q.device());
+  if (!any) {
+    result.y = zeros(q.shape(), q.dtype(), q.device());
+    result.log_sum_exp = full(sums, -std::numeric_limits<double>::infinity(), sum_dtype(q.dtype()), q.device());
   } else {
-    y = empty(q.shape(), q.dtype(), q.device());
+    const bool keep = grad_wanted({q, k, v});
+    result.y = empty(q.shape(), q.dtype(), q.device());
+    if (wants_sums) result.log_sum_exp = empty(sums, sum_dtype(q.dtype()), q.device());
     if (q.is_cuda()) {
-      probabilities = detail::attention_forward_cuda(q, k, v, options, scale, keep, y);
+      probabilities = detail::attention_forward_cuda(q, k, v, options, scale, keep, result.y, result.log_sum_exp);
     } else {
       if (keep) probabilities = empty({q.size(0), q.size(2), q.size(1), k.size(1)}, q.dtype(), cpu);
       dispatch_floating(q.dtype(), "scaled_dot_product_attention", [&]<class T>() {
         attention_forward<T>(usable<T>(q), usable<T>(k), usable<T>(v), options, static_cast<T>(scale), probabilities,
-                             y);
+                             result.y, result.log_sum_exp);
       });
     }
   }
-  if (auto* node = record<AttentionNode>(y, {q, k, v}, scale, options.dropout, options.dropout_key)) {
+  if (auto* node = record<AttentionNode>(result.y, {q, k, v}, scale, options.dropout, options.dropout_key)) {
     node->q = q;
     node->k = k;
     node->v = v;
     node->probabilities = probabilities;
   }
-  return y;
+  return result;
+}
+
+}  // namespace
+
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                    const AttentionOptions& options) {
+  check_arguments(q, k, v, options);
+  return compute(q, k, v, options, false).y;
+}
+
+AttentionResult attention_with_log_sum_exp(const Tensor& q, const Tensor& k, const Tensor& v,
+                                           const AttentionOptions& options) {
+  check_arguments(q, k, v, options);
+  return compute(q, k, v, options, true);
 }
 
 }  // namespace camo

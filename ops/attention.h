@@ -24,10 +24,20 @@ struct AttentionOptions {
 };
 
 /// softmax(scale * q k^T + mask) v. q [B, Nq, H, D], k and v [B, Nk, H, D], any strides -> [B, Nq, H, D], contiguous.
+/// On the CPU, f16 and bf16 are computed in f32 and rounded at the end.
 /// A row with no visible key gives zeros and has zero gradients. Gradients for q, k, v (not for an additive mask, which
 /// throws when it requires one).
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                     const AttentionOptions& options = {});
+
+struct AttentionResult {
+  Tensor y;
+  Tensor
+      log_sum_exp;  // [B, H, Nq], f32 (f64 for f64): log of the sum of exp(score) over visible keys, -infinity for none
+};
+/// scaled_dot_product_attention with the log-sum-exp of each query's scores, through which no gradient flows.
+AttentionResult attention_with_log_sum_exp(const Tensor& q, const Tensor& k, const Tensor& v,
+                                           const AttentionOptions& options = {});
 
 /// What scaled_dot_product_attention would use, for reports.
 std::string attention_kernel_name(Device device, DType dtype, int64_t queries, int64_t keys, int64_t width,

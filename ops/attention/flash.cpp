@@ -57,7 +57,8 @@ struct FlashAttentionNode final : Node {
 
 }  // namespace
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, double scale) {
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
+                          double scale) {
   const AttentionProblem problem = problem_of(q, k, v, options, scale);
   const Tensor y = empty(q.shape(), q.dtype(), q.device());
   const Tensor log_sum_exp = empty({q.size(0), q.size(2), q.size(1)}, q.is_cuda() ? f32 : q.dtype(), q.device());
@@ -73,7 +74,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     node->log_sum_exp = log_sum_exp;
     if (options.mask.defined()) node->mask = options.mask;
   }
-  return y;
+  return {y, log_sum_exp};
 }
 
 }  // namespace camo::flash

@@ -25,7 +25,8 @@ AttentionChoice choose(const AttentionCase& call, AttentionBackend backend);
 /// for and is not possible.
 bool is_chosen(const Tensor& q, const Tensor& k, const AttentionOptions& options);
 
-/// scaled_dot_product_attention for checked, non-empty arguments that choose() gave to flash.
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, double scale);
+/// attention_with_log_sum_exp for checked, non-empty arguments that choose() gave to flash.
+AttentionResult attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
+                          double scale);
 
 }  // namespace camo::flash

@@ -44,7 +44,8 @@ struct Match {
   std::string why_not;
 };
 
-Match find(const AttentionCase& call) {
+Match find(AttentionCase call) {
+  if (call.device.is_cpu() && (call.dtype == f16 || call.dtype == bf16)) call.dtype = f32;  // what it is computed in
   std::string why = concat_text("no flash kernel for ", call.dtype, " on ", call.device);
   for (const Line& line : kTable) {
     if (line.device != call.device.kind || line.dtype != call.dtype) continue;

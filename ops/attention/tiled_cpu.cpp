@@ -176,9 +176,8 @@ void forward(const AttentionProblem& problem, const Tensor& y, const Tensor& log
       rules.hide(block, scores);
       softmax.add(scores, block.rows);
       if (rules.drops()) rules.drop(block, scores);
-      for (int64_t i = 0; i < width * kVectors; ++i) vectors<T>(result)[i] *= vectors(softmax.factor)[i % kVectors];
       v.copy_rows(key, block.rows, tile);
-      add_by_rows<T>(tile, block.rows, width, scores, result);
+      add_by_rows_scaled<T>(tile, block.rows, width, scores, softmax.factor, result);
     }
     T* log_sums = log_sum_exp.data<T>() + (b * problem.heads() + h) * problem.queries() + first;
     for (int64_t lane = 0; lane < count; ++lane) {

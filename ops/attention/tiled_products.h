@@ -69,15 +69,15 @@ class Scratch {
   T* data_;
 };
 
-/// c[r][lane] = (or +=) sum over k of a[r * row_step + k * depth_step] * b[k][lane], for kRows rows.
-template <class T, int kRows>
-void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t depth, const T* b, T* c, bool add) {
+/// c[r][lane] = sum over k of a[r * row_step + k * depth_step] * b[k][lane], for kRows rows; plus c, and plus c times
+/// factors[lane]. Sums of one call are added up apart from c: long sums then lose less.
+enum class Into { nothing, sum, scaled_sum };
+template <class T, int kRows, Into kInto>
+void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t depth, const T* b, T* c,
+                   const T* factors) {
   using Vector = typename VectorOf<T>::type;
-  Vector sum[kRows][kVectors];
+  Vector sum[kRows][kVectors] = {};
   Vector* to = vectors(c);
-  for (int r = 0; r < kRows; ++r) {
-    for (int u = 0; u < kVectors; ++u) sum[r][u] = add ? to[r * kVectors + u] : Vector{};
-  }
   const Vector* from = reinterpret_cast<const Vector*>(b);
   for (int64_t k = 0; k < depth; ++k, from += kVectors, a += depth_step) {
     for (int r = 0; r < kRows; ++r) {
@@ -86,34 +86,43 @@ void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t dep
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int u = 0; u < kVectors; ++u) to[r * kVectors + u] = sum[r][u];
+    for (int u = 0; u < kVectors; ++u) {
+      Vector& total = to[r * kVectors + u];
+      if constexpr (kInto == Into::nothing) total = sum[r][u];
+      else if constexpr (kInto == Into::sum) total += sum[r][u];
+      else total = total * reinterpret_cast<const Vector*>(factors)[u] + sum[r][u];
+    }
   }
 }
-template <class T>
+template <Into kInto, class T>
 void multiply(const T* a, int64_t row_step, int64_t depth_step, int64_t rows, int64_t depth, const T* b, T* c,
-              bool add) {
+              const T* factors = nullptr) {
+  const auto some = [&]<int kRows>(int64_t r) {
+    multiply_rows<T, kRows, kInto>(a + r * row_step, row_step, depth_step, depth, b, c + r * kLanes<T>, factors);
+  };
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    multiply_rows<T, 4>(a + r * row_step, row_step, depth_step, depth, b, c + r * kLanes<T>, add);
-  }
-  a += r * row_step;
-  c += r * kLanes<T>;
+  for (; r + 4 <= rows; r += 4) some.template operator()<4>(r);
   switch (rows - r) {
-    case 3: return multiply_rows<T, 3>(a, row_step, depth_step, depth, b, c, add);
-    case 2: return multiply_rows<T, 2>(a, row_step, depth_step, depth, b, c, add);
-    case 1: return multiply_rows<T, 1>(a, row_step, depth_step, depth, b, c, add);
+    case 3: return some.template operator()<3>(r);
+    case 2: return some.template operator()<2>(r);
+    case 1: return some.template operator()<1>(r);
     default: return;
   }
 }
 /// scores[r][lane] = tile row r times lane.
 template <class T>
 void multiply_by_depth(const T* tile, int64_t rows, int64_t width, const T* lanes, T* scores) {
-  multiply(tile, width, 1, rows, width, lanes, scores, false);
+  multiply<Into::nothing>(tile, width, 1, rows, width, lanes, scores);
 }
 /// sums[d][lane] += sum over the tile's rows of tile[r][d] * weights[r][lane].
 template <class T>
 void add_by_rows(const T* tile, int64_t rows, int64_t width, const T* weights, T* sums) {
-  multiply(tile, 1, width, width, rows, weights, sums, true);
+  multiply<Into::sum>(tile, 1, width, width, rows, weights, sums);
+}
+/// The same with sums[d][lane] times factors[lane] first.
+template <class T>
+void add_by_rows_scaled(const T* tile, int64_t rows, int64_t width, const T* weights, const T* factors, T* sums) {
+  multiply<Into::scaled_sum>(tile, 1, width, width, rows, weights, sums, factors);
 }
 
 }  // namespace camo::flash

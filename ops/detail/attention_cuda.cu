@@ -67,12 +67,12 @@ struct ScoreRows {
   static __device__ int lane() { return threadIdx.x % kLanes; }
 };
 
-/// scores may be the same memory as probabilities or dropped, of which either may be null.
+/// scores may be the same memory as probabilities or dropped; of these and log_sums each may be null.
 template <class T, int kLanes>
 __global__ void __launch_bounds__(cuda::kBlock)
     attention_softmax_kernel(cuda::Accumulator<T>* scores, int64_t rows, cuda::Accumulator<T> scale,
                              Visibility<T> visibility, Dropout<cuda::Accumulator<T>> dropout, T* probabilities,
-                             T* dropped) {
+                             T* dropped, cuda::Accumulator<T>* log_sums) {
   using A = cuda::Accumulator<T>;
   const int64_t row = ScoreRows<T, kLanes>::row(), keys = visibility.keys, first = row * keys;
   if (row >= rows) return;  // whole warps, or blocks
@@ -86,6 +86,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
   }
   total = kLanes == cuda::kWarp ? total.over_warp() : total.over_block();
   const A shift = total.shift(), normalizer = total.normalizer(false);
+  if (log_sums != nullptr && lane == 0) log_sums[row] = total.top + logarithm(total.sum);
   for (int64_t j = lane; j < keys; j += kLanes) {
     const A p = exponential(scores[first + j] - shift) * normalizer;
     if (probabilities != nullptr) probabilities[first + j] = convert<T>(p);
@@ -183,7 +184,7 @@ void multiply(const Tensor& scores, DType dtype, DType out, int64_t rows, int64_
 
 template <class T>
 Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options, double scale,
-               bool keep, const Tensor& y) {
+               bool keep, const Tensor& y, const Tensor& log_sum_exp) {
   using A = cuda::Accumulator<T>;
   const Device device = q.device();
   const int64_t queries = q.size(1), keys = k.size(1), width = q.size(3);
@@ -203,7 +204,7 @@ Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
     attention_softmax_kernel<T, kLanes><<<blocks, cuda::kBlock, 0, stream>>>(
         scores.data<A>(), rows, static_cast<A>(scale), Visibility<T>(options, shape),
         Dropout<A>(options.dropout, options.dropout_key), probabilities.defined() ? probabilities.data<T>() : nullptr,
-        dropped.defined() ? dropped.data<T>() : nullptr);
+        dropped.defined() ? dropped.data<T>() : nullptr, log_sum_exp.defined() ? log_sum_exp.data<A>() : nullptr);
   });
   CAMO_LAUNCHED("attention_softmax");
   multiply(scores, q.dtype(), q.dtype(), queries, keys, width, score_matrix(drops ? dropped : probabilities), hv.matrix,
@@ -258,11 +259,12 @@ void backward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& p
 Tensor attention_forward_cuda([[maybe_unused]] const Tensor& q, [[maybe_unused]] const Tensor& k,
                               [[maybe_unused]] const Tensor& v, [[maybe_unused]] const AttentionOptions& options,
                               [[maybe_unused]] double scale, [[maybe_unused]] bool keep,
-                              [[maybe_unused]] const Tensor& y) {
+                              [[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& log_sum_exp) {
   Tensor probabilities;
 #ifdef __CUDACC__
-  cuda::dispatch_floating(q.dtype(), "scaled_dot_product_attention",
-                          [&]<class T>() { probabilities = forward<T>(q, k, v, options, scale, keep, y); });
+  cuda::dispatch_floating(q.dtype(), "scaled_dot_product_attention", [&]<class T>() {
+    probabilities = forward<T>(q, k, v, options, scale, keep, y, log_sum_exp);
+  });
 #endif
   return probabilities;
 }

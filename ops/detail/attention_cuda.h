@@ -5,9 +5,10 @@
 
 namespace camo::detail {
 
-/// Fills y [B, Nq, H, D]; returns P [B, H, Nq, Nk] of q's dtype when `keep`. Needs at least one query and key.
+/// Fills y [B, Nq, H, D], and log_sum_exp [B, H, Nq] where defined; returns P [B, H, Nq, Nk] of q's dtype when `keep`.
+/// Needs at least one query and key.
 Tensor attention_forward_cuda(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
-                              double scale, bool keep, const Tensor& y);
+                              double scale, bool keep, const Tensor& y, const Tensor& log_sum_exp);
 
 /// dq, dk and dv, each filled unless undefined.
 struct AttentionGradientsCuda {

@@ -5,17 +5,22 @@
 #include <cstdlib>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "core/tensor.h"
 
 namespace {
 
 constexpr int kSkipped = 77;  // ctest's SKIP_RETURN_CODE
 
-/// Tests begin with the device as default_device(), whatever the one before left there.
+/// Tests begin with the device as default_device(), whatever the one before left there, and draw the same random
+/// numbers alone and among others; --gtest_random_seed=N changes them.
 class DefaultDevice : public ::testing::EmptyTestEventListener {
  public:
   explicit DefaultDevice(camo::Device device) : device_(device) {}
-  void OnTestStart(const ::testing::TestInfo&) override { camo::set_default_device(device_); }
+  void OnTestStart(const ::testing::TestInfo&) override {
+    camo::set_default_device(device_);
+    camo::seed_everything(static_cast<uint64_t>(GTEST_FLAG_GET(random_seed)));
+  }
 
  private:
   camo::Device device_;

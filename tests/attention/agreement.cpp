@@ -1,0 +1,166 @@
+#include "tests/attention/agreement.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "ops/attention/flash.h"
+#include "ops/elementwise.h"
+#include "ops/reduce.h"
+#include "ops/shape_ops.h"
+
+namespace camo::test {
+namespace {
+
+Tensor in_double(const Tensor& x) { return to(to(x.detach(), cpu), f64); }
+
+/// The head of a result [B, N, H, D], or [B, H, N] for the log-sum-exp.
+Tensor head_of(const Tensor& x, int64_t b, int64_t h) {
+  const Tensor picture = select(x, 0, b);
+  return in_double(clone(select(picture, picture.dims() == 3 ? 1 : 0, h)));
+}
+
+/// The root of the mean square of a - b.
+double rms_difference(const Tensor& a, const Tensor& b) {
+  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += (x[i] - y[i]) * (x[i] - y[i]);
+  return x.empty() ? 0 : std::sqrt(sum / static_cast<double>(x.size()));
+}
+double largest(const Tensor& x) {
+  double most = 1;
+  for (const double value : x.to_vector<double>()) {
+    if (std::isfinite(value)) most = std::max(most, std::abs(value));
+  }
+  return most;
+}
+double rms(const Tensor& x) { return rms_difference(x, zeros(x.shape(), f64, cpu)); }
+
+bool all_finite(const Tensor& x) {
+  const auto values = in_double(x).to_vector<double>();
+  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+}
+
+/// A view of new memory filled with NaN, with these strides, that holds x.
+Tensor placed(const Tensor& x, int64_t elements, const Shape& strides, int64_t start) {
+  const Tensor view = make_view(full({elements}, std::nan(""), x.dtype(), x.device()), x.shape(), strides, start);
+  copy_into(view, x);
+  return view;
+}
+
+}  // namespace
+
+std::vector<DType> flash_dtypes() {
+  return default_device().is_cuda() ? std::vector<DType>{f32, f16, bf16} : std::vector<DType>{f64, f32};
+}
+
+bool flash_takes(DType dtype, int64_t width) {
+  return flash::choose({default_device(), dtype, 16, 16, width}, AttentionBackend::flash).flash;
+}
+
+AttentionBounds attention_bounds(DType dtype) {
+  switch (dtype) {
+    case DType::f64: return {1e-12, 1e-12, 1e-12, 1e-12, 0x1p-53};
+    case DType::f32: return {5e-6, 1e-5, 3e-6, 3e-6, 0x1p-24};
+    case DType::f16: return {5e-4, 1e-3, 1e-4, 2e-3, 0x1p-11};
+    default: return {4e-3, 8e-3, 1e-4, 1.6e-2, 0x1p-8};
+  }
+}
+
+std::string text(Layout layout) {
+  constexpr const char* kNames[] = {"dense", "fused", "channels first", "padded", "misaligned"};
+  return kNames[static_cast<int>(layout)];
+}
+
+AttentionInputs::AttentionInputs(int64_t batch, int64_t queries, int64_t keys, int64_t heads, int64_t width,
+                                 DType dtype)
+    : q(random_normal({batch, queries, heads, width}, 1, dtype)),
+      k(random_normal({batch, keys, heads, width}, 1, dtype)),
+      v(random_normal({batch, keys, heads, width}, 1, dtype)),
+      dy(random_normal({batch, queries, heads, width}, 1, dtype)) {}
+
+AttentionInputs AttentionInputs::as(Layout to) const {
+  AttentionInputs result = *this;
+  if (to == Layout::fused && q.shape() != k.shape()) to = Layout::dense;
+  result.layout = to;
+  const int64_t heads = q.size(2), width = q.size(3), channels = heads * width;
+  if (to == Layout::fused) {
+    const Tensor memory = full({q.size(0), q.size(1), 3, heads, width}, std::nan(""), q.dtype(), q.device());
+    int part = 0;
+    for (Tensor* x : {&result.q, &result.k, &result.v}) {
+      const Tensor view = select(memory, 2, part++);
+      copy_into(view, *x);
+      *x = view;
+    }
+    return result;
+  }
+  for (Tensor* x : {&result.q, &result.k, &result.v, &result.dy}) {
+    const int64_t tokens = x->size(1);
+    switch (to) {
+      case Layout::channels_first: {
+        *x = placed(*x, x->numel(), {tokens * channels, 1, width * tokens, tokens}, 0);
+        break;
+      }
+      case Layout::padded: {
+        const int64_t head = width + 3, token = heads * head + 5;
+        *x = placed(*x, x->size(0) * (tokens + 1) * token, {(tokens + 1) * token, token, head, 1}, 0);
+        break;
+      }
+      case Layout::misaligned: {
+        *x = placed(*x, x->numel() + 1, x->shape().contiguous_strides(), 1);
+        break;
+      }
+      default: *x = clone(*x);
+    }
+  }
+  return result;
+}
+
+std::string AttentionInputs::text() const {
+  return concat_text(q.dtype(), ", batch ", q.size(0), ", ", q.size(1), " queries, ", k.size(1), " keys, ", q.size(2),
+                     " heads of ", q.size(3), ", ", test::text(layout));
+}
+
+AttentionOutputs run_attention(const AttentionInputs& in, AttentionOptions options, AttentionBackend backend) {
+  options.backend = backend;
+  const Tensor q = in.q.detach(), k = in.k.detach(), v = in.v.detach();
+  for (const Tensor& x : {q, k, v}) x.set_requires_grad(true);
+  const AttentionResult result = attention_with_log_sum_exp(q, k, v, options);
+  backward(result.y, in.dy);
+  return {result.y.detach(), result.log_sum_exp, q.grad(), k.grad(), v.grad()};
+}
+
+void expect_agrees(const AttentionInputs& in, const AttentionOptions& options, const std::string& what, double gain) {
+  SCOPED_TRACE(in.text() + (what.empty() ? "" : ", " + what));
+  const AttentionBounds bounds = attention_bounds(in.q.dtype());
+  const AttentionOutputs got = flash(in, options), plain = run_attention(in, options, AttentionBackend::math);
+  EXPECT_TRUE(got.y.is_contiguous());
+  const std::string names[] = {"output", "log-sum-exp", "gradient of q", "gradient of k", "gradient of v"};
+  const int64_t batch = in.q.size(0), heads = in.q.size(2);
+  for (const auto& [b, h] :
+       std::set<std::pair<int64_t, int64_t>>{{0, 0}, {batch / 2, heads / 2}, {batch - 1, heads - 1}}) {
+    const AttentionReference reference = attention_reference(in.q, in.k, in.v, in.dy, options, b, h);
+    const Tensor expected[] = {reference.y, reference.log_sum_exp, reference.dq, reference.dk, reference.dv};
+    for (size_t i = 0; i < 5; ++i) {
+      const Tensor head = head_of(got.all()[i], b, h);
+      const double bound = i == 0 ? bounds.output : i == 1 ? bounds.log_sum_exp : gain * bounds.gradient;
+      EXPECT_TRUE(all_close(head, expected[i], bound)) << names[i] << " of picture " << b << ", head " << h;
+      if (i == 1 || in.q.dtype() == f64) continue;  // the reference is no more exact than f64
+      // Of few rows, or of terms that are to cancel, means say little.
+      if (in.q.size(1) < 16 || in.k.size(1) < 16 || gain != 1) continue;
+      const double error = rms_difference(head, expected[i]);
+      const double plain_error = rms_difference(head_of(plain.all()[i], b, h), expected[i]);
+      // Backward starts from the log-sum-exp in f32, whose rounding is a relative error of every weight.
+      const double rounding = 3 * bounds.rounding + (i == 0 ? 0 : 0x1p-24 * largest(reference.log_sum_exp));
+      const double allowed = (i == 0 ? 2 : 3) * plain_error + rounding * rms(expected[i]);
+      EXPECT_LE(error, allowed) << names[i] << " of picture " << b << ", head " << h << "; of math: " << plain_error;
+      EXPECT_LE(error, (i == 0 ? 1 : 2) * bounds.relative_l2 * rms(expected[i]) + 0.1 * bound)
+          << names[i] << " of picture " << b << ", head " << h;
+    }
+  }
+  for (size_t i = 0; i < 5; ++i) {
+    EXPECT_TRUE(i == 1 || all_finite(got.all()[i])) << names[i] << " has elements that are not finite";
+  }
+}
+
+}  // namespace camo::test

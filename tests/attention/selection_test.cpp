@@ -1,0 +1,66 @@
+// Which implementation a call gets.
+#include <cstdlib>
+
+#include "ops/attention/flash.h"
+#include "tests/attention/agreement.h"
+
+namespace camo {
+namespace {
+
+using namespace test;
+
+/// Sets CAMO_SDPA_BACKEND for its scope.
+class BackendVariable {
+ public:
+  explicit BackendVariable(const char* value) {
+    if (const char* before = std::getenv("CAMO_SDPA_BACKEND")) before_ = before;
+    setenv("CAMO_SDPA_BACKEND", value, 1);
+  }
+  ~BackendVariable() {
+    if (before_.empty()) unsetenv("CAMO_SDPA_BACKEND");
+    else setenv("CAMO_SDPA_BACKEND", before_.c_str(), 1);
+  }
+
+ private:
+  std::string before_;
+};
+
+TEST(FlashSelection, Choice) {
+  const auto name = [](int64_t tokens, AttentionBackend backend) {
+    return attention_kernel_name(cpu, f32, tokens, tokens, 10, backend);
+  };
+  const BackendVariable none("");
+  EXPECT_EQ(name(16, AttentionBackend::automatic), "math");
+  EXPECT_EQ(name(9216, AttentionBackend::automatic), "flash (tiled, f32)");
+  EXPECT_EQ(name(16, AttentionBackend::flash), "flash (tiled, f32)");
+  EXPECT_EQ(name(9216, AttentionBackend::math), "math");
+  {
+    const BackendVariable flash("flash");
+    EXPECT_EQ(name(16, AttentionBackend::automatic), "flash (tiled, f32)");
+    EXPECT_EQ(name(16, AttentionBackend::math), "math");
+  }
+  {
+    const BackendVariable math("math");
+    EXPECT_EQ(name(9216, AttentionBackend::automatic), "math");
+  }
+  const BackendVariable wrong("fast");
+  EXPECT_ERROR(name(16, AttentionBackend::automatic), "CAMO_SDPA_BACKEND: must be auto, flash or math; got fast");
+}
+
+TEST(FlashSelection, SaysWhyNot) {
+  const flash::AttentionCase in_double{Device::cuda(0), f64, 10, 10, 8};
+  const auto choice = flash::choose(in_double, AttentionBackend::flash);
+  EXPECT_FALSE(choice.flash);
+  EXPECT_EQ(choice.why_not, "no flash kernel for f64 on cuda:0");
+  EXPECT_EQ(flash::choose(in_double, AttentionBackend::automatic).why_not, "");
+  if (!default_device().is_cuda()) return;
+  EXPECT_EQ(flash::choose({default_device(), f32, 10, 10, 129}, AttentionBackend::flash).why_not,
+            "it takes head dimensions up to 128; got 129");
+  // f64 is asked for, and computed by math after a warning.
+  const Tensor x = random_normal({1, 5, 1, 4}, 1, f64);
+  EXPECT_TRUE(all_close(scaled_dot_product_attention(x, x, x, {.backend = AttentionBackend::flash}),
+                        scaled_dot_product_attention(x, x, x), 0));
+}
+
+}  // namespace
+}  // namespace camo

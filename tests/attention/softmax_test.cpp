@@ -1,0 +1,174 @@
+// Scores that are hard on a softmax computed tile by tile.
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+
+#include "ops/elementwise.h"
+#include "ops/shape_ops.h"
+#include "tests/attention/agreement.h"
+
+namespace camo {
+namespace {
+
+using namespace test;
+
+constexpr int64_t kWidths[] = {10, 16, 36, 64, 73, 128};
+
+Tensor numbers(const std::vector<double>& values, const Shape& shape, DType dtype) {
+  return to(to(from_vector(values, shape), default_device()), dtype);
+}
+
+/// Keys whose score with a query of ones (scale 1) is slope * (j - middle); all other columns are 0.
+Tensor sloping_keys(int64_t keys, int64_t width, double slope, DType dtype) {
+  std::vector<double> values(static_cast<size_t>(keys * width), 0);
+  for (int64_t j = 0; j < keys; ++j) values[static_cast<size_t>(j * width)] = slope * static_cast<double>(j - keys / 2);
+  return numbers(values, {1, keys, 1, width}, dtype);
+}
+
+/// Scores from -1e4 to 1e4 that rise or fall with the key: the largest one changes in every tile, and one key takes
+/// all.
+TEST(FlashSoftmax, SteepSlopes) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      for (const double sign : {1.0, -1.0}) {
+        AttentionInputs in(1, 70, 300, 1, width, dtype);
+        in.k = sloping_keys(300, width, sign * 0.5, dtype);
+        in.q = full({1, 70, 1, width}, 128, dtype);
+        expect_agrees(in, {.scale = 1.0}, "steep", 4 * 128);  // 70 queries pull at the winning key
+        const AttentionOutputs got = flash(in, {.scale = 1.0});
+        const int64_t winner = sign > 0 ? 299 : 0;
+        for (const int64_t i : {0, 35, 69}) {
+          EXPECT_TRUE(
+              all_close(slice(got.y, 1, i, i + 1), slice(in.v, 1, winner, winner + 1), attention_bounds(dtype).output))
+              << in.text();
+        }
+      }
+    }
+  }
+}
+
+/// Scores that rise gently, so that every tile raises the maximum and all of them count.
+TEST(FlashSoftmax, GentleSlopes) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      for (const double slope : {0.0625, -0.0625, 0.25}) {
+        AttentionInputs in(1, 70, 200, 1, width, dtype);
+        in.k = sloping_keys(200, width, slope, dtype);
+        in.q = full({1, 70, 1, width}, 1, dtype);
+        expect_agrees(in, {.scale = 1.0}, "gentle", std::abs(slope) * 100);
+      }
+    }
+  }
+}
+
+/// Every score far from 0, on either side: what matters is their differences.
+TEST(FlashSoftmax, AllScoresFarFromZero) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      for (const double level : {-96.0, 96.0}) {
+        AttentionInputs in(1, 33, 150, 1, width, dtype);
+        in.k = sloping_keys(150, width, 0.0078125, dtype);
+        fill(select(in.k, 3, width - 1), level);
+        in.q = full({1, 33, 1, width}, 1, dtype);
+        expect_agrees(in, {.scale = 1.0}, "far from zero", 96);
+      }
+    }
+  }
+}
+
+TEST(FlashSoftmax, OneDominantKey) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      for (const int64_t winner : {0, 64, 199}) {
+        AttentionInputs in(1, 70, 200, 1, width, dtype);
+        in.q = to(abs(in.q), dtype);
+        fill(slice(in.k, 1, winner, winner + 1), 30);
+        expect_agrees(in, {}, "dominant key", 30);
+      }
+    }
+  }
+}
+
+/// O is the mean of v, and q and k have no gradient of note.
+TEST(FlashSoftmax, EqualScores) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      AttentionInputs in(1, 70, 300, 1, width, dtype);
+      in.q = zeros({1, 70, 1, width}, dtype);
+      expect_agrees(in, {}, "queries of zero");
+    }
+  }
+}
+
+/// Numbers near the largest of f16, in v and in the scores.
+TEST(FlashSoftmax, NearTheLargestHalf) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      AttentionInputs in(1, 33, 150, 1, width, dtype);
+      in.v = full({1, 150, 1, width}, 65024, dtype);  // exact in f16 and bf16
+      const Tensor y = flash(in).y;
+      EXPECT_TRUE(all_close(y, full({1, 33, 1, width}, 65024, f64), attention_bounds(dtype).output)) << in.text();
+      in.v = random_normal({1, 150, 1, width}, 1, dtype);
+      in.q = full({1, 33, 1, width}, 60000, dtype);  // scores beyond f16: they live in f32
+      in.k = sloping_keys(150, width, 0.5, dtype);
+      EXPECT_TRUE(all_close(slice(flash(in, {.scale = 1.0}).y, 1, 0, 1), slice(in.v, 1, 149, 150),
+                            attention_bounds(dtype).output));
+    }
+  }
+}
+
+/// One vector added to every key changes neither the output nor the gradient of q. All numbers are exact in bf16.
+TEST(FlashSoftmax, ShiftOfAllKeys) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      AttentionInputs in(1, 70, 200, 1, width, dtype);
+      const auto eighths = [&](const Tensor& x) {
+        std::vector<double> values = to(clone(x), cpu).to_vector<double>();
+        for (double& value : values) value = std::round(std::clamp(value, -2.0, 2.0) * 8) / 8;
+        return numbers(values, x.shape(), dtype);
+      };
+      in.k = eighths(in.k);
+      AttentionInputs shifted = in;
+      shifted.k = clone(in.k);
+      add_into(shifted.k, clone(expand(eighths(random_normal({1, 1, 1, width}, 1, dtype)), in.k.shape())));
+      const AttentionOutputs got = flash(shifted), expected = flash(in);
+      const AttentionBounds bounds = attention_bounds(dtype);
+      EXPECT_TRUE(all_close(got.y, expected.y, 2 * bounds.output)) << in.text();
+      EXPECT_TRUE(all_close(got.dq, expected.dq, 2 * bounds.gradient)) << in.text();
+      EXPECT_TRUE(all_close(got.dv, expected.dv, 2 * bounds.gradient)) << in.text();
+    }
+  }
+}
+
+/// Queries from tiny to large: a kernel that changes its way to compute with their size has to agree on both sides.
+TEST(FlashSoftmax, EveryMagnitude) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : kWidths) {
+      const AttentionInputs base(1, 130, 150, 1, width, dtype);
+      for (const double factor : {0.0078125, 0.5, 2.0, 4.0, 8.0, 16.0, 64.0}) {
+        AttentionInputs in = base;
+        in.q = base.q * factor;
+        // Rounding of scores grows with them: an f32 computation is no better than 2^-24 of the largest score.
+        const AttentionOutputs got = flash(in), plain = run_attention(in, {}, AttentionBackend::math);
+        const AttentionReference expected = attention_reference(in.q, in.k, in.v, in.dy, {}, 0, 0);
+        SCOPED_TRACE(in.text() + concat_text(", queries times ", factor));
+        const AttentionBounds bounds = attention_bounds(dtype);
+        const auto head = [](const Tensor& x) { return select(select(x, 0, 0), 1, 0); };
+        const double error = max_difference(head(got.y), expected.y);
+        EXPECT_LE(error,
+                  std::max(2 * max_difference(head(plain.y), expected.y), bounds.output * std::max(1.0, factor / 2)));
+        for (const auto& [mine, math, exact] : {std::tuple{got.dq, plain.dq, expected.dq},
+                                                {got.dk, plain.dk, expected.dk},
+                                                {got.dv, plain.dv, expected.dv}}) {
+          double scale = 1;
+          for (const double value : exact.to_vector<double>()) scale = std::max(scale, std::abs(value));
+          EXPECT_LE(max_difference(head(mine), exact), std::max(3 * max_difference(head(math), exact),
+                                                                bounds.gradient * scale * std::max(1.0, factor / 2)));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace camo
