@@ -3,9 +3,9 @@
 //
 // With n = (x - mean) * rstd: dweight = sum over rows of dy * n, dbias = sum over rows of dy, and
 // dx = weight * rstd * (dy - dbias / M - n * dweight / M) with batch statistics, weight * rstd * dy with running ones.
-// Keeps x, weight, mean and rstd. On the CPU everything between the inputs and the rounded results is in double: the
-// difference x - mean would magnify the rounding of a mean that is large beside the deviation. On CUDA Welford's update
-// takes one pass, in f32 for 16-bit x, whose parameters may be f32 as well.
+// Keeps x, weight, mean and rstd. Everything between the inputs and the rounded results is in double: the difference
+// x - mean would magnify the rounding of a mean that is large beside the deviation. On CUDA Welford's update takes one
+// pass; 16-bit x, whose parameters may be f32, is handled in f32.
 #include <cmath>
 
 #include "core/autograd.h"
@@ -207,7 +207,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, con
   const bool follows = options.training && !is_recomputing();
   const Rows rows = detail::as_rows(x);
   Tensor y = empty(x.shape(), x.dtype(), x.device());
-  const DType kept = x.dtype() == f64 || !x.is_cuda() ? f64 : f32;
+  const DType kept = x.is_cuda() && size_in_bytes(x.dtype()) == 2 ? f32 : f64;
   const Tensor mean = empty({width}, kept, x.device()), rstd = empty({width}, kept, x.device());
   if (x.is_cuda()) {
     detail::batch_norm_forward_cuda(rows, weight, bias, running_mean, running_var, options, follows, y, mean, rstd);

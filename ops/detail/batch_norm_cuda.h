@@ -6,8 +6,8 @@
 
 namespace camo::detail {
 
-/// Fills y [M, C] of x's dtype, and mean and rstd [C] in f32 (f64 for f64), from the batch or the running statistics.
-/// The latter follow the batch where `follow`. All on the device: nothing waits.
+/// Fills y [M, C] of x's dtype, and mean and rstd [C] in f64 (f32 for 16-bit x), from the batch or the running
+/// statistics. The latter follow the batch where `follow`. All on the device: nothing waits.
 void batch_norm_forward_cuda(const Rows& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                              const Tensor& running_var, const BatchNormOptions& options, bool follow, const Tensor& y,
                              const Tensor& mean, const Tensor& rstd);
