@@ -6,7 +6,7 @@
 #include "core/strided_loop.h"
 #include "core/tensor.h"
 #ifdef CAMO_WITH_CUDA
-#include "core/cuda/runtime.h"
+#include "core/cuda/index_fault.h"
 #endif
 #ifdef __CUDACC__
 #include "core/cuda/elementwise.cuh"
@@ -92,7 +92,10 @@ void copy_bytes(const Tensor& target, const Tensor& source) {
   CAMO_CUDA(cudaMemcpyAsync(target.raw_data(), source.raw_data(), static_cast<size_t>(bytes_of(target)),
                             cudaMemcpyDefault, stream));
   // The host may change or free its side as soon as this returns.
-  if (!target.is_cuda() || !source.is_cuda()) CAMO_CUDA(cudaStreamSynchronize(stream));
+  if (!target.is_cuda() || !source.is_cuda()) {
+    CAMO_CUDA(cudaStreamSynchronize(stream));
+    cuda::check_index_fault(device);
+  }
 }
 
 /// Through contiguous copies on either side where needed.

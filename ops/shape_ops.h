@@ -42,8 +42,8 @@ Tensor flip(const Tensor& x, const Shape& axes);
 /// Rotates [N, H, W, C] maps by `turns` * 90 degrees counter-clockwise (any sign), as numpy.rot90 on axes (H, W).
 Tensor rot90(const Tensor& x, int turns);
 
-// An index out of range throws on the CPU. On CUDA, where looking at it would wait for the device, it stops the kernel:
-// the next call that waits throws.
+// An index out of range throws. On CUDA, where looking at it would wait for the device, a later call throws: the next
+// launch after the kernel, or the next that reads a result. CAMO_SYNC=1 in the environment lets the call itself throw.
 
 /// y[i...] = x[..., index[i...], ...] element by element: index (i64) has x's dims, extents at most x's off `axis`.
 Tensor gather(const Tensor& x, int axis, const Tensor& index);

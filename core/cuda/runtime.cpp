@@ -3,8 +3,10 @@
 #include <cstdlib>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
+#include "core/cuda/index_fault.h"
 #include "core/error.h"
 
 namespace camo::cuda {
@@ -22,8 +24,11 @@ bool sync_after_launch() {
 /// The streams of one device; they live as long as the process.
 struct DeviceState {
   cudaStream_t compute = nullptr, copy = nullptr;
+  IndexFault* fault = nullptr;
   DeviceInfo info;
 };
+
+thread_local int current_device = -1;  // as use() left it
 
 const DeviceState& state(Device device) {
   static std::mutex mutex;
@@ -39,6 +44,9 @@ const DeviceState& state(Device device) {
     auto made = std::make_unique<DeviceState>();
     CAMO_CUDA(cudaStreamCreateWithFlags(&made->compute, cudaStreamNonBlocking));
     CAMO_CUDA(cudaStreamCreateWithFlags(&made->copy, cudaStreamNonBlocking));
+    void* note = nullptr;
+    CAMO_CUDA(cudaHostAlloc(&note, sizeof(IndexFault), cudaHostAllocMapped));
+    made->fault = new (note) IndexFault;
     cudaDeviceProp properties;
     CAMO_CUDA(cudaGetDeviceProperties(&properties, device.index));
     made->info = {properties.name, properties.major, properties.minor, properties.multiProcessorCount,
@@ -61,6 +69,19 @@ void check(cudaError_t status, const char* call, const char* file, int line) {
 void check_launch(const char* kernel, const char* file, int line) {
   check(cudaGetLastError(), kernel, file, line);
   if (sync_after_launch()) check(cudaDeviceSynchronize(), kernel, file, line);
+  if (current_device >= 0) check_index_fault(Device::cuda(current_device));
+}
+
+IndexFault* index_fault(Device device) { return state(device).fault; }
+
+void check_index_fault(Device device) {
+  volatile IndexFault* fault = state(device).fault;
+  if (fault->state != 2) return;
+  const long long position = fault->position, extent = fault->extent;
+  const char* op = fault->op;
+  fault->state = 0;
+  fail(ErrorCode::general, op, ": indices must lie within the extent ", extent, "; got ", position, " on ", device,
+       ", seen after the call; with CAMO_SYNC=1 in the environment the call itself fails");
 }
 
 int device_count() {
@@ -73,10 +94,9 @@ int device_count() {
 
 cudaStream_t use(Device device) {
   const DeviceState& found = state(device);
-  thread_local int current = -1;
-  if (current != device.index) {
+  if (current_device != device.index) {
     CAMO_CUDA(cudaSetDevice(device.index));
-    current = device.index;
+    current_device = device.index;
   }
   return found.compute;
 }
@@ -86,6 +106,7 @@ cudaStream_t copy_stream(Device device) { return state(device).copy; }
 void synchronize(Device device) {
   CAMO_CUDA(cudaStreamSynchronize(state(device).compute));
   CAMO_CUDA(cudaStreamSynchronize(state(device).copy));
+  check_index_fault(device);
 }
 
 const DeviceInfo& device_info(Device device) { return state(device).info; }

@@ -1,9 +1,8 @@
 #include "ops/detail/indexing_device.h"
 
 #ifdef __CUDACC__
-#include <cstdio>
-
 #include "core/cuda/elementwise.cuh"
+#include "core/cuda/index_fault.h"
 #endif
 
 namespace camo::detail {
@@ -11,16 +10,16 @@ namespace camo::detail {
 namespace {
 
 #ifdef __CUDACC__
-__device__ __noinline__ void stop_at_index(int64_t position, int64_t extent) {
-  printf("camo: indices must lie within the extent %lld; got %lld\n", static_cast<long long>(extent),
-         static_cast<long long>(position));
-  __trap();
-}
+/// Where kernels of `op` note indices out of range.
+struct IndexCheck {
+  const char* op;
+  cuda::IndexFault* fault;
 
-__device__ int64_t checked(int64_t position, int64_t extent) {
-  if (position < 0 || position >= extent) stop_at_index(position, extent);
-  return position;
-}
+  IndexCheck(const char* op_, Device device) : op(op_), fault(cuda::index_fault(device)) {}
+  __device__ int64_t operator()(int64_t position, int64_t extent) const {
+    return cuda::checked_index(position, extent, op, fault);
+  }
+};
 
 /// Operands: y, index, and x without the axis.
 template <class T>
@@ -29,6 +28,7 @@ struct GatherElement {
   const T* x;
   const int64_t* index;
   int64_t extent, step;  // of the axis in x
+  IndexCheck checked;
 
   __device__ void operator()(const int64_t (&offset)[3]) const {
     y[offset[0]] = x[offset[2] + checked(index[offset[1]], extent) * step];
@@ -43,6 +43,7 @@ struct AddLane {
   const int64_t* index;
   const T* values;
   int64_t extent, count, step;  // the target's extent; length and stride of a lane of the index
+  IndexCheck checked;
 
   __device__ void operator()(const int64_t (&offset)[3]) const {
     using V = cuda::Value<T>;
@@ -64,6 +65,7 @@ struct CopySlice {
   const int64_t* index;
   int64_t extent;
   cuda::FastDivide row, count;
+  IndexCheck checked;
 
   __device__ void operator()(int64_t p) const {
     const uint32_t slice = row.divide(static_cast<uint32_t>(p));
@@ -82,6 +84,7 @@ struct AddSlices {
   const int64_t* index;
   int64_t count;
   cuda::FastDivide row, extent;
+  IndexCheck checked;
 
   __device__ void operator()(int64_t p) const {
     using V = cuda::Value<T>;
@@ -139,10 +142,10 @@ void gather_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor
 #ifdef __CUDACC__
   const Shape& shape = index.shape();
   cuda::dispatch_bytes(size_in_bytes(x.dtype()), [&]<class T>() {
-    cuda::for_each_strided<3>(x.device(), shape, {y.strides(), index.strides(), without_axis(x.strides(), axis)},
-                              "gather",
-                              GatherElement<T>{static_cast<T*>(y.raw_data()), static_cast<const T*>(x.raw_data()),
-                                               index.data<int64_t>(), x.shape()[axis], x.strides()[axis]});
+    cuda::for_each_strided<3>(
+        x.device(), shape, {y.strides(), index.strides(), without_axis(x.strides(), axis)}, "gather",
+        GatherElement<T>{static_cast<T*>(y.raw_data()), static_cast<const T*>(x.raw_data()), index.data<int64_t>(),
+                         x.shape()[axis], x.strides()[axis], IndexCheck("gather", x.device())});
   });
 #endif
 }
@@ -157,9 +160,9 @@ void scatter_add_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] in
   shape[axis] = target.shape()[axis];
   along[axis] = 1;
   cuda::dispatch_arithmetic(target.dtype(), op, [&]<class T>() {
-    cuda::for_each_strided<3>(
-        target.device(), shape, {target.strides(), without_axis(lanes, axis), along}, op,
-        AddLane<T>{target.data<T>(), index.data<int64_t>(), values.data<T>(), shape[axis], count, lanes[axis]});
+    cuda::for_each_strided<3>(target.device(), shape, {target.strides(), without_axis(lanes, axis), along}, op,
+                              AddLane<T>{target.data<T>(), index.data<int64_t>(), values.data<T>(), shape[axis], count,
+                                         lanes[axis], IndexCheck(op, target.device())});
   });
 #endif
 }
@@ -176,10 +179,11 @@ void copy_slices_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const T
   const auto run = [&]<class P>() {
     const int64_t row = row_bytes / static_cast<int64_t>(sizeof(P));
     check_count(slices * row, "index_select");
-    cuda::for_each(x.device(), slices * row, "index_select",
-                   CopySlice<P>{static_cast<P*>(y.raw_data()), static_cast<const P*>(x.raw_data()),
-                                index.data<int64_t>(), x.shape()[axis], cuda::FastDivide(static_cast<uint32_t>(row)),
-                                cuda::FastDivide(static_cast<uint32_t>(index.numel()))});
+    cuda::for_each(
+        x.device(), slices * row, "index_select",
+        CopySlice<P>{static_cast<P*>(y.raw_data()), static_cast<const P*>(x.raw_data()), index.data<int64_t>(),
+                     x.shape()[axis], cuda::FastDivide(static_cast<uint32_t>(row)),
+                     cuda::FastDivide(static_cast<uint32_t>(index.numel())), IndexCheck("index_select", x.device())});
   };
   if (fits(16)) run.template operator()<uint4>();
   else if (fits(8)) run.template operator()<uint64_t>();
@@ -201,10 +205,11 @@ void add_slices_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Te
     const int64_t inner = extent_behind(y.shape(), axis);
     const auto run = [&]<int N>() {
       check_count(y.numel() / N, op);
-      cuda::for_each(y.device(), y.numel() / N, op,
-                     AddSlices<T, N>{out, from, in, index.data<int64_t>(), index.numel(),
-                                     cuda::FastDivide(static_cast<uint32_t>(inner / N)),
-                                     cuda::FastDivide(static_cast<uint32_t>(y.shape()[axis]))});
+      cuda::for_each(
+          y.device(), y.numel() / N, op,
+          AddSlices<T, N>{out, from, in, index.data<int64_t>(), index.numel(),
+                          cuda::FastDivide(static_cast<uint32_t>(inner / N)),
+                          cuda::FastDivide(static_cast<uint32_t>(y.shape()[axis])), IndexCheck(op, y.device())});
     };
     constexpr int kWidest = cuda::kPackSize<T>;
     if (inner % kWidest == 0 && cuda::is_aligned(out, 16) && cuda::is_aligned(from, 16) && cuda::is_aligned(in, 16))

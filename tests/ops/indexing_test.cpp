@@ -1,3 +1,4 @@
+#include <functional>
 #include <vector>
 
 #include "core/parallel.h"
@@ -103,15 +104,29 @@ TEST(Indexing, WrongInputsAreNamed) {
   EXPECT_ERROR(index_add(x, 0, index_of({0}), zeros({1, 3}, f64)), "index_add: operands must have one dtype");
 }
 
-TEST(Indexing, IndicesOutOfRangeAndDtypesAreNamedOnTheCpu) {
-  set_default_device(cpu);  // a kernel that finds such an index stops, and the device with it
+/// On a GPU a bad index is found when the host waits for the kernel: reading the result does.
+void expect_index_error(const std::function<Tensor()>& fn, const char* text) {
+  EXPECT_ERROR(fn().to_vector<float>(), text);
+}
+
+TEST(Indexing, IndicesOutOfRangeAndDtypesAreNamed) {
   const Tensor x = zeros({2, 3});
-  EXPECT_ERROR(gather(x, 1, matrix({0, 3}, 2, 1)), "gather: indices must lie within the extent 3; got 3 as element 1");
-  EXPECT_ERROR(scatter_add(zeros({1}), 0, index_of({2}), 2),
-               "scatter_add: indices must lie within the extent 2; got 2");
+  expect_index_error(
+      [&] {
+        return gather(x, 1, matrix({0, 3}, 2, 1));
+      },
+      "gather: indices must lie within the extent 3; got 3");
+  expect_index_error([] { return scatter_add(zeros({1}), 0, index_of({2}), 2); },
+                     "scatter_add: indices must lie within the extent 2; got 2");
+  expect_index_error([&] { return index_select(x, 0, index_of({-1})); },
+                     "index_select: indices must lie within the extent 2; got -1");
+  expect_index_error(
+      [&] {
+        return index_add(x, 0, index_of({5}), zeros({1, 3}));
+      },
+      "index_add: indices must lie within the extent 2; got 5");
   EXPECT_ERROR(scatter_add(zeros({1}, boolean), 0, index_of({0}), 2), "scatter_add: computes in f32, f64 or i64");
-  EXPECT_ERROR(index_select(x, 0, index_of({-1})), "index_select: indices must lie within the extent 2; got -1");
-  EXPECT_ERROR(index_add(x, 0, index_of({5}), zeros({1, 3})), "index_add: indices must lie within the extent 2; got 5");
+  EXPECT_EQ(index_select(x, 0, index_of({1})).to_vector<float>(), std::vector<float>(3));  // the device still works
 }
 
 }  // namespace
