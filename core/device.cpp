@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #ifdef CAMO_WITH_CUDA
+#include "core/cuda/driver.h"
 #include "core/cuda/runtime.h"
 #endif
 
@@ -14,16 +15,35 @@ std::string Device::str() const { return is_cpu() ? "cpu" : "cuda:" + std::to_st
 #ifdef CAMO_WITH_CUDA
 int cuda_device_count() { return cuda::device_count(); }
 
-std::string why_no_cuda() {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaSuccess && count > 0) return {};
+namespace cuda {
+
+DriverStatus driver_status() {
+  DriverStatus found;
+  found.status = cudaGetDeviceCount(&found.devices);
+  cudaDriverGetVersion(&found.driver_version);
+  cudaRuntimeGetVersion(&found.runtime_version);
   cudaGetLastError();
-  if (status == cudaErrorInsufficientDriver) {
-    return "the NVIDIA driver is missing or too old for the CUDA version camo was built with; install a newer driver";
-  }
-  return status == cudaSuccess ? "no CUDA device is visible" : cudaGetErrorString(status);
+  return found;
 }
+
+std::string why_unusable(const DriverStatus& driver) {
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
+  if (driver.status == cudaSuccess && driver.devices > 0) return {};
+  if (driver.driver_version == 0) return "no NVIDIA driver is installed; install one";
+  if (driver.status == cudaErrorInsufficientDriver) {
+    return "the NVIDIA driver is for CUDA " + version(driver.driver_version) + ", too old for CUDA " +
+           version(driver.runtime_version) + " that camo was built with; install a newer driver";
+  }
+  if (driver.status == cudaSuccess || driver.status == cudaErrorNoDevice)
+    return "no CUDA device is visible; see nvidia-smi and CUDA_VISIBLE_DEVICES";
+  return cudaGetErrorString(driver.status);
+}
+
+}  // namespace cuda
+
+std::string why_no_cuda() { return cuda::why_unusable(cuda::driver_status()); }
 #else
 int cuda_device_count() { return 0; }
 

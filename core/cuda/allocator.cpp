@@ -178,7 +178,11 @@ DeviceAllocator& allocator(Device device) {
     for (int i = 0; i < device_count(); ++i) made->push_back(std::make_unique<DeviceAllocator>(Device::cuda(i)));
     return made;
   }();
-  CAMO_CHECK_CODE(device, device.index < device_count(), "memory: ", device, " can't be used: ", why_no_cuda());
+  if (device.index < 0 || device.index >= device_count()) {
+    const std::string reason = why_no_cuda();
+    fail(ErrorCode::device, "memory: ", device, " can't be used: ",
+         reason.empty() ? concat_text("this machine has ", device_count(), " CUDA devices, numbered from 0") : reason);
+  }
   return *(*allocators)[static_cast<size_t>(device.index)];
 }
 
