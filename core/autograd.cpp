@@ -7,6 +7,7 @@
 #include <queue>
 #include <unordered_map>
 
+#include "core/op_observer.h"
 #include "core/random.h"
 
 namespace camo {
@@ -144,6 +145,7 @@ void connect(const std::shared_ptr<Node>& node, std::span<const Tensor> outputs,
     impl->grad_node = node;
     impl->output_index = i;
   }
+  if (OpObserver* observer = op_observer()) observer->recorded(*node, outputs, inputs);
 }
 
 // --- backward ---
@@ -234,6 +236,7 @@ class BackwardPass {
     task.sums.clear();
     Tensors gradients(node->edges().size());
     if (reached) {
+      const BackwardScope scope(*node);
       gradients = node->backward(dy);
       CAMO_ASSERT(gradients.size() == node->edges().size());
     }

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <string>
 
+#include "core/op_observer.h"
 #include "ops/ops.h"
 
 namespace camo {
@@ -60,10 +61,16 @@ RoutingReport MoELayer::report(const Tensor& indices, const Tensor& weights) con
 
 Tensor MoELayer::run_expert(const Expert& expert, const Tensor& x) const {
   if (!checkpointing_ || !grad_enabled()) return expert(x);
-  return checkpoint([&expert](const Tensors& in) { return expert(in[0]); }, {x});
+  return checkpoint(
+      [&expert](const Tensors& in) {
+        const OpScope scope("experts");  // also when it runs again, during backward
+        return expert(in[0]);
+      },
+      {x});
 }
 
 MoEOutput MoELayer::operator()(const Tensor& x) const {
+  const OpScope scope("experts");
   const Tensor logits = gate_(x);
   const TopK top = top_k(logits, chosen_per_image_);
   const Tensor weights = softmax(top.values, -1);  // [N, k]

@@ -4,6 +4,7 @@
 #include <numbers>
 #include <vector>
 
+#include "core/op_observer.h"
 #include "ops/ops.h"
 
 namespace camo {
@@ -45,6 +46,7 @@ CrossCovarianceAttention::CrossCovarianceAttention(int64_t channels, int64_t hea
 }
 
 Tensor CrossCovarianceAttention::operator()(const Tensor& tokens) const {
+  const OpScope scope("attention");
   const int64_t batch = tokens.size(0), length = tokens.size(1), channels = tokens.size(2);
   const Tensor qkv = reshape(qkv_(tokens), {batch, length, 3, heads_, channels / heads_});
   const Tensor q = l2_normalize(select(qkv, 2, 0), 1);  // [B, L, heads, d]

@@ -1,0 +1,41 @@
+#include "core/op_observer.h"
+
+#ifdef CAMO_WITH_CUDA
+#include <nvtx3/nvToolsExt.h>
+#endif
+
+namespace camo {
+
+namespace {
+thread_local OpObserver* observer = nullptr;
+thread_local const char* scope = "";
+}  // namespace
+
+void observe_ops(OpObserver* to) { observer = to; }
+OpObserver* op_observer() { return observer; }
+
+OpScope::OpScope(const char* name) : before_(scope) {
+  scope = name;
+#ifdef CAMO_WITH_CUDA
+  nvtxRangePushA(name);
+#endif
+}
+
+OpScope::~OpScope() {
+  scope = before_;
+#ifdef CAMO_WITH_CUDA
+  nvtxRangePop();
+#endif
+}
+
+BackwardScope::BackwardScope(const Node& node) : node_(node), scope_(node.name().c_str()) {
+  if (observer != nullptr) observer->backward_begins(node);
+}
+
+BackwardScope::~BackwardScope() {
+  if (observer != nullptr) observer->backward_ended(node_);
+}
+
+const char* op_scope() { return scope; }
+
+}  // namespace camo

@@ -1,0 +1,51 @@
+// Watching operations as they are recorded and as their gradients run: for profilers. Scopes name parts of a network.
+#pragma once
+
+#include <span>
+
+#include "core/autograd.h"
+
+namespace camo {
+
+/// Calls come on the thread that computes, each after the work it speaks of was issued (on a GPU: not yet done).
+class OpObserver {
+ public:
+  virtual ~OpObserver() = default;
+  /// The forward of `node` was computed.
+  virtual void recorded(const Node& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs) = 0;
+  /// The backward of `node` is about to be computed, and was computed. Those of a checkpoint() nest.
+  virtual void backward_begins(const Node& node) = 0;
+  virtual void backward_ended(const Node& node) = 0;
+};
+
+/// The observer of this thread; null: none. It must outlive its use.
+void observe_ops(OpObserver* observer);
+OpObserver* op_observer();
+
+/// A named part of a computation on this thread, and a range of that name in profiler timelines (NVTX).
+class OpScope {
+ public:
+  explicit OpScope(const char* name);
+  ~OpScope();
+  OpScope(const OpScope&) = delete;
+  OpScope& operator=(const OpScope&) = delete;
+
+ private:
+  const char* before_;
+};
+/// The life of a node's backward.
+class BackwardScope {
+ public:
+  explicit BackwardScope(const Node& node);
+  ~BackwardScope();
+  BackwardScope(const BackwardScope&) = delete;
+  BackwardScope& operator=(const BackwardScope&) = delete;
+
+ private:
+  const Node& node_;
+  OpScope scope_;
+};
+/// The name of the innermost scope; empty outside.
+const char* op_scope();
+
+}  // namespace camo
