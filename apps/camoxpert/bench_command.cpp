@@ -1,19 +1,25 @@
-// camoxpert bench: the time of a training step, or of a forward pass, on random pictures.
+// camoxpert bench: the time of a training step or of a forward pass on random pictures, with a breakdown by operation;
+// or of single operations.
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/op_bench.h"
+#include "apps/camoxpert/op_profile.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/random.h"
+#include "data/device_batches.h"
 #include "models/camoxpert/loss.h"
 #include "models/camoxpert/network.h"
 #include "nn/optim/adamw.h"
@@ -33,6 +39,10 @@ struct BenchOptions {
   int steps = 10;
   double max_time = 0;  // seconds
   double clip_norm = 1;
+  bool profile = false;
+  int rows = 5;  // of the breakdown by operation
+  std::string json;
+  OpBenchOptions ops;
 };
 
 int64_t usual_heads(const std::string& backbone) { return edgenext_spec(backbone).dims[2] % 8 == 0 ? 8 : 4; }
@@ -56,6 +66,30 @@ class Bench {
     result_ = loss.total;
   }
 
+  /// The same with a batch as the loader hands it over, which training overlaps with the step before.
+  void profile_train_step(OpProfile& profile) {
+    upload();
+    profile.mark("upload and normalise a batch", "data");
+    network_.zero_grad();
+    const LossOutput loss = loss_(network_(images_), masks_);
+    profile.mark("forward of the rest");
+    backward(loss.total);
+    profile.mark("sums of gradients");
+    const Tensor norm = clip_gradients(network_.parameters(), clip_norm_);
+    profile.mark("clip gradients");
+    optimizer_->step(norm);
+    profile.mark("AdamW");
+    result_ = loss.total;
+  }
+
+  /// Recorded, although inference is not: that is how operations are seen.
+  void profile_infer(OpProfile& profile) {
+    upload();
+    profile.mark("upload and normalise a batch", "data");
+    result_ = sigmoid(network_(images_).logits);
+    profile.mark("forward of the rest");
+  }
+
   void infer() {
     const NoGrad no_grad;
     result_ = sigmoid(network_(images_).logits);
@@ -66,6 +100,15 @@ class Bench {
   double value() const { return slice(reshape(result_, {-1}), 0, 0, 1).item(); }
 
  private:
+  void upload() const {
+    const Shape image = images_.shape(), mask = masks_.shape();
+    const Device device = images_.device();
+    normalize_batch({to(zeros(image, u8, cpu), device),
+                     to(zeros(mask, u8, cpu), device),
+                     {},
+                     std::vector<Augmentation>(static_cast<size_t>(image[0]))});
+  }
+
   double clip_norm_;
   CamoXpert network_;
   Tensor images_, masks_, result_;
@@ -81,12 +124,97 @@ double quantile(const std::vector<double>& sorted, double share) {
   return std::lerp(sorted[below], sorted[above], position - static_cast<double>(below));
 }
 
+std::string text_of(const OpTime& time) {
+  return time.op + (time.is_backward ? ", backward" : "") + (time.shapes.empty() ? "" : " of " + time.shapes);
+}
+
+/// Prints where the time of one run goes, and returns it.
+nlohmann::json print_breakdown(const OpProfile& profile, const Peaks& peaks, int rows) {
+  fmt::print("\nOne run by family; floor: products and bytes over the measured {:.0f} TFLOP/s and {:.2f} TB/s\n",
+             peaks.flops_per_second * 1e-12, peaks.bytes_per_second * 1e-12);
+  struct Sum {
+    double milliseconds = 0, floor = 0;
+  };
+  Sum total;
+  nlohmann::json families, items = nlohmann::json::array(), by_op = nlohmann::json::array();
+  const auto print_row = [&](const std::string& name, const Sum& sum) {
+    fmt::print("  {:<52} {:9.3f} ms   floor {:8.3f} ms\n", name, sum.milliseconds, sum.floor);
+  };
+  for (const char* family : {"convolution", "attention", "experts", "other", "data"}) {
+    Sum sum;
+    for (const OpTime& time : profile.times()) {
+      if (time.family != family) continue;
+      sum.milliseconds += time.milliseconds;
+      sum.floor += peaks.floor_ms(time.cost);
+    }
+    print_row(family, sum);
+    families[family] = {{"ms", sum.milliseconds}, {"floor_ms", sum.floor}};
+    total.milliseconds += sum.milliseconds;
+    total.floor += sum.floor;
+  }
+  print_row("sum", total);
+  if (profile.span_ms() > 0)
+    fmt::print("  {:<52} {:9.3f} ms of {:.3f} ms\n", "nothing ran on the device", profile.idle_ms(), profile.span_ms());
+
+  std::map<std::string, Sum> operations;
+  for (const OpTime& time : profile.times()) {
+    Sum& sum = operations[time.op + (time.is_backward ? ", backward" : "")];
+    sum.milliseconds += time.milliseconds;
+    sum.floor += peaks.floor_ms(time.cost);
+  }
+  std::vector<std::pair<std::string, Sum>> sorted(operations.begin(), operations.end());
+  std::sort(sorted.begin(), sorted.end(),
+            [](const auto& a, const auto& b) { return a.second.milliseconds > b.second.milliseconds; });
+  fmt::print("By operation, the {} longest of {}\n", std::min<size_t>(sorted.size(), 2 * rows), sorted.size());
+  for (const auto& [name, sum] : sorted) {
+    if (by_op.size() < static_cast<size_t>(2 * rows)) print_row(name, sum);
+    by_op.push_back({{"op", name}, {"ms", sum.milliseconds}, {"floor_ms", sum.floor}});
+  }
+  fmt::print("By operation and shape, the {} longest\n", rows);
+  for (const OpTime& time : profile.times()) {
+    const double floor = peaks.floor_ms(time.cost);
+    if (items.size() < static_cast<size_t>(rows))
+      print_row(fmt::format("{} x {}", time.calls, text_of(time)), {time.milliseconds, floor});
+    items.push_back({{"op", time.op},
+                     {"backward", time.is_backward},
+                     {"shapes", time.shapes},
+                     {"family", time.family},
+                     {"calls", time.calls},
+                     {"kernels", time.kernels},
+                     {"ms", time.milliseconds},
+                     {"floor_ms", floor}});
+  }
+  nlohmann::json kernels = nlohmann::json::array();
+  for (const KernelTime& kernel : profile.kernels())
+    kernels.push_back({{"name", kernel.name}, {"launches", kernel.launches}, {"ms", kernel.milliseconds}});
+  return {{"families", families},
+          {"operations", by_op},
+          {"items", items},
+          {"kernels", kernels},
+          {"span_ms", profile.span_ms()},
+          {"idle_ms", profile.idle_ms()},
+          {"floor_ms", total.floor},
+          {"flops_per_second", peaks.flops_per_second},
+          {"bytes_per_second", peaks.bytes_per_second}};
+}
+
+void write_json(const std::string& path, const nlohmann::json& value) {
+  if (path.empty()) return;
+  std::ofstream file(path);
+  file << value.dump(1) << '\n';
+  CAMO_CHECK(file.good(), "bench: can't write ", path);
+}
+
 void run_bench(BenchOptions options) {
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
   CAMO_CHECK_CODE(usage, options.img_size >= 32, "--img-size: must be at least 32; got ", options.img_size);
   CAMO_CHECK_CODE(usage, options.warmup >= 0, "--warmup: must not be negative; got ", options.warmup);
   CAMO_CHECK_CODE(usage, options.steps >= 1, "--steps: must be at least 1; got ", options.steps);
   const Device device = options.common.apply();
+  if (options.what == "op") {
+    options.ops.batch_size = options.batch_size;
+    return write_json(options.json, run_op_bench(options.ops, device));
+  }
   if (options.network.attention_heads == 0) options.network.attention_heads = usual_heads(options.network.backbone);
   seed_everything(0);
   Bench bench(options, device);
@@ -121,34 +249,42 @@ void run_bench(BenchOptions options) {
              options.common.precision(device));
   fmt::print("median {:.2f} ms ({:.2f} to {:.2f}, {} runs after {})   {:.2f} images/s   peak memory {}\n", median,
              milliseconds.front(), milliseconds.back(), milliseconds.size(), options.warmup, rate, format_bytes(peak));
-  const nlohmann::json row{{"bench", options.what},
-                           {"device", device.str()},
-                           {"backbone", options.network.backbone},
-                           {"experts", options.network.num_experts},
-                           {"img_size", options.img_size},
-                           {"batch_size", options.batch_size},
-                           {"threads", num_threads()},
-                           {"tf32", device.is_cuda() && options.common.tf32},
-                           {"runs", milliseconds.size()},
-                           {"median_ms", median},
-                           {"min_ms", milliseconds.front()},
-                           {"quartile_1_ms", quantile(milliseconds, 0.25)},
-                           {"quartile_3_ms", quantile(milliseconds, 0.75)},
-                           {"max_ms", milliseconds.back()},
-                           {"images_per_second", rate},
-                           {"peak_bytes", peak},
-                           {"result", value}};
-  fmt::print("{}\n", row.dump());
+  nlohmann::json row{{"bench", options.what},
+                     {"device", device.str()},
+                     {"backbone", options.network.backbone},
+                     {"experts", options.network.num_experts},
+                     {"img_size", options.img_size},
+                     {"batch_size", options.batch_size},
+                     {"threads", num_threads()},
+                     {"tf32", device.is_cuda() && options.common.tf32},
+                     {"runs", milliseconds.size()},
+                     {"median_ms", median},
+                     {"min_ms", milliseconds.front()},
+                     {"quartile_1_ms", quantile(milliseconds, 0.25)},
+                     {"quartile_3_ms", quantile(milliseconds, 0.75)},
+                     {"max_ms", milliseconds.back()},
+                     {"images_per_second", rate},
+                     {"peak_bytes", peak},
+                     {"result", value}};
+  if (options.profile) {
+    const Peaks peaks = measure_peaks(device, f32);
+    OpProfile profile(device);
+    training ? bench.profile_train_step(profile) : bench.profile_infer(profile);
+    profile.finish();
+    row["profile"] = print_breakdown(profile, peaks, options.rows);
+  }
+  write_json(options.json, row);
 }
 
 }  // namespace
 
 Command add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* flags = app.add_subcommand("bench", "Time a training step or a forward pass on random pictures");
-  flags->add_option("what", options->what, "train-step or infer")
+  CLI::App* flags =
+      app.add_subcommand("bench", "Time a training step, a forward pass or single operations on random pictures");
+  flags->add_option("what", options->what, "train-step, infer or op")
       ->required()
-      ->check(CLI::IsMember({"train-step", "infer"}));
+      ->check(CLI::IsMember({"train-step", "infer", "op"}));
   options->common.add_to(*flags);
   const auto option = [&](const char* flag, auto& value, const char* text) {
     flags->add_option(flag, value, text)->capture_default_str();
@@ -164,6 +300,13 @@ Command add_bench_command(CLI::App& app) {
   option("--warmup", options->warmup, "Runs before those that count");
   option("--steps", options->steps, "Runs that count");
   option("--max-time", options->max_time, "Stop counting after so many seconds; 0: no limit");
+  flags->add_flag("--profile", options->profile, "Also where the time of one run goes, by operation, with floors");
+  option("--rows", options->rows, "Operations and shapes that the breakdown names");
+  option("--json", options->json, "Write everything that was measured to this file");
+  option("--filter", options->ops.filter, "op: only operations whose name contains this");
+  flags->add_option("--convolution", options->ops.convolution, "op: what computes convolutions on a GPU")
+      ->check(CLI::IsMember({"automatic", "cudnn", "direct"}))
+      ->capture_default_str();
   return {flags, [options] { run_bench(*options); }};
 }
 

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "core/safetensors.h"
@@ -163,14 +164,35 @@ TEST_F(CommandLine, GradcheckRunsRegisteredCases) {
 }
 
 TEST_F(CommandLine, BenchTimesTrainingAndInference) {
-  const std::string small = " --backbone edgenext_xx_small --img-size 32 --batch-size 1 --warmup 0 --steps 2";
+  const std::string json = path("bench.json");
+  const std::string small =
+      " --backbone edgenext_xx_small --img-size 32 --batch-size 1 --warmup 0 --steps 2 --json " + json;
   for (const char* what : {"train-step", "infer"}) {
-    const ProgramResult result = run_camoxpert(std::string("bench ") + what + small);
+    // On a GPU a breakdown needs a library that the machine may lack.
+    const bool profiled = default_device().is_cpu();
+    const ProgramResult result = run_camoxpert(std::string("bench ") + what + small + (profiled ? " --profile" : ""));
     EXPECT_EQ(result.exit_code, 0) << result.output;
     EXPECT_THAT(result.output, HasSubstr("images/s"));
-    EXPECT_THAT(result.output, HasSubstr("\"runs\":2"));
+    const nlohmann::json row = nlohmann::json::parse(std::ifstream(json));
+    EXPECT_EQ(row["runs"], 2);
+    if (!profiled) continue;
+    EXPECT_THAT(result.output, HasSubstr("By operation and shape"));
+    const nlohmann::json& families = row["profile"]["families"];
+    for (const char* family : {"convolution", "attention", "experts", "other", "data"})
+      EXPECT_GT(families[family]["ms"], 0) << family;
+    EXPECT_GT(families["convolution"]["floor_ms"], 0);
   }
   expect_failure("bench flight", 2, "what: flight not in");
+}
+
+TEST_F(CommandLine, BenchTimesOperations) {
+  const ProgramResult result = run_camoxpert("bench op --batch-size 1 --filter global_max --json " + path("ops.json"));
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  const nlohmann::json report = nlohmann::json::parse(std::ifstream(path("ops.json")));
+  ASSERT_EQ(report["rows"].size(), 1);
+  for (const char* key : {"forward_ms", "backward_ms", "forward_floor_ms", "backward_floor_ms"})
+    EXPECT_GT(report["rows"][0][key], 0) << key;
+  expect_failure("bench op --filter nonsense", 2, "no operation's name contains 'nonsense'");
 }
 
 TEST_F(CommandLine, MistypedFlagsAndCommands) {
