@@ -1,87 +1,150 @@
 #!/usr/bin/env bash
 # Builds, tests, sanitizes and measures camo on a machine with a CUDA GPU, and prints one table at the end. Works without
 # network: what the machine lacks comes from the folder that `make offline-deps` fills.
-#   scripts/gpu_check.sh [--out DIR] [--build DIR] [STEP...]      steps: build tests golden sanitizer bench (default: all)
-# CAMO_GOLDEN_DIR names a folder of golden files. Logs go to DIR (default: gpu-check/).
+#   scripts/gpu_check.sh [--out DIR] [--build DIR] [--seconds N] [--skip PART]... [PART...]
+# Parts: build tests golden sanitizer bench ops peer (default: all, in this order). Programs that only test run side by side,
+# those that measure run alone. What does not fit into N seconds (default 540) is cut off or left out, and the table says
+# so. CAMO_GOLDEN_DIR names a folder of golden files. Logs and measurements go to DIR (default: gpu-check/).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 out=gpu-check
 build=build/gpu
-steps=()
+budget=540
+parts=()
+skipped=()
 while (($#)); do
   case $1 in
     --out) out=$2; shift ;;
     --build) build=$2; shift ;;
-    *) steps+=("$1") ;;
+    --seconds) budget=$2; shift ;;
+    --skip) skipped+=("$2"); shift ;;
+    build | tests | golden | sanitizer | bench | ops | peer) parts+=("$1") ;;
+    *) echo "gpu_check: unknown part or option $1; see the head of scripts/gpu_check.sh" >&2; exit 2 ;;
   esac
   shift
 done
-((${#steps[@]})) || steps=(build tests golden sanitizer bench)
+((${#parts[@]})) || parts=(build tests golden sanitizer bench ops peer)
 mkdir -p "$out"
 out=$(readlink -f "$out")
+camoxpert=$build/apps/camoxpert/camoxpert
+cores=$(nproc)
 table=()
 failed=0
 
-row() { table+=("$(printf '%-34s %s' "$1" "$2")"); }
+row() { table+=("$(printf '%-30s %s' "$1" "$2")"); }
+left() { echo $((budget - SECONDS)); }
 
-# run NAME SECONDS COMMAND...: logs to NAME.log; a row says ok or FAILED and the time.
-run() {
-  local name=$1 limit=$2 start=$SECONDS code=0
+# start NAME SECONDS COMMAND...: runs in the background, logs to NAME.log; finish waits for all that were started and
+# adds a row each.
+started=()
+start() {
+  local name=$1 limit=$2
   shift 2
-  timeout "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
-  if ((code == 0)); then row "$name" "ok ($((SECONDS - start)) s)"
-  else
-    failed=1
-    row "$name" "FAILED, exit $code ($((SECONDS - start)) s)"
+  ((limit > $(left))) && limit=$(left)
+  if ((limit < 5)); then
+    row "$name" "left out: the time is up"
+    return
   fi
-  return $code
+  (
+    begin=$SECONDS
+    timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1
+    echo "$? $((SECONDS - begin))" >"$out/$name.status"
+  ) &
+  started+=("$name")
+}
+finish() {
+  wait
+  local name code seconds all_ok=0
+  for name in ${started[@]+"${started[@]}"}; do
+    read -r code seconds <"$out/$name.status"
+    case $code in
+      0) row "$name" "ok ($seconds s)" ;;
+      124 | 137) row "$name" "cut off after $seconds s"; failed=1; all_ok=1 ;;
+      *) row "$name" "FAILED, exit $code ($seconds s)"; failed=1; all_ok=1; problems "$name" ;;
+    esac
+  done
+  started=()
+  return $all_ok
+}
+run() { start "$@" && finish; }
+
+# The lines of a log that say what went wrong.
+problems() {
+  echo "--- $1"
+  grep -E '^\[  FAILED  \]|Failure|error:|what\(\)|Error|^=========|FAILED:' "$out/$1.log" | grep -v 'FAILED TEST' | head -40
 }
 
 build() {
-  run configure 60 cmake -S . -B "$build" -G Ninja -DCAMO_CUDA=ON -DCMAKE_BUILD_TYPE=Release || { tail -20 "$out/configure.log"; return; }
-  run build 420 cmake --build "$build" -- -k 0 || { grep -E 'error|FAILED' "$out/build.log" | head -40; }
+  run configure 60 cmake -S . -B "$build" -G Ninja -DCAMO_CUDA=ON -DCMAKE_BUILD_TYPE=Release && run build 400 cmake --build "$build" -- -k 0
 }
 
-# Prints the tests that failed in one program, with their first lines.
-failures() {
-  grep -E '^\[  FAILED  \]|Failure|error|what\(\)|Error' "$out/$1.log" | grep -v 'FAILED TEST' | head -"${2:-40}"
+# A program in shards, side by side: shards PROGRAM COUNT LIMIT NAME COMMAND_BEFORE...
+shards() {
+  local program=$1 count=$2 limit=$3 name=$4 shard
+  shift 4
+  for ((shard = 0; shard < count; ++shard)); do
+    start "$name.$shard" "$limit" env CAMO_TEST_DEVICE=cuda:0 CAMO_DEVICE=cuda:0 OMP_NUM_THREADS=2 GTEST_TOTAL_SHARDS="$count" \
+      GTEST_SHARD_INDEX="$shard" "$@" "$build/tests/test_$program" --gtest_brief=1 ${filter:+--gtest_filter="$filter"}
+  done
 }
 
 tests() {
-  for program in core nn ops cuda models data apps; do
-    [[ -x $build/tests/test_$program ]] || continue
-    run "cuda.$program" 200 env CAMO_TEST_DEVICE=cuda:0 "$build/tests/test_$program" --gtest_brief=1 || failures "cuda.$program"
-    row "" "$(grep -E '^\[  PASSED|SKIPPED' "$out/cuda.$program.log" | head -2 | tr '\n' ' ')"
+  local program filter=
+  for program in core:1 ops:2 nn:3 models:1 data:1 apps:1 cuda:5; do
+    [[ -x $build/tests/test_${program%:*} ]] && shards "${program%:*}" "${program#*:}" 200 "test.${program%:*}"
   done
+  finish
 }
 
 golden() {
-  run golden 200 env CAMO_TEST_DEVICE=cuda:0 "$build/tests/test_models" --gtest_brief=1 --gtest_filter='*olden*' || failures golden
+  local filter='*olden*'
+  shards models 1 150 golden
+  finish
 }
 
+# What the tools would take hours for: sums over millions of elements, and the slow generic convolution kernels.
+sanitizer_filter='-*Large*:*Speed*:*Big*:*Long*'
 sanitizer() {
-  local small='-*Speed*:*Large*:*Big*'
+  local tool filter=$sanitizer_filter leaks
   for tool in memcheck initcheck racecheck; do
-    run "$tool.ops" 240 env CAMO_TEST_DEVICE=cuda:0 compute-sanitizer --tool "$tool" --error-exitcode 9 --leak-check no \
-      "$build/tests/test_ops" --gtest_brief=1 --gtest_filter="$small" || grep -A6 '=========' "$out/$tool.ops.log" | head -40
-    run "$tool.step" 120 compute-sanitizer --tool "$tool" --error-exitcode 9 "$build/apps/camoxpert/camoxpert" bench train-step \
-      --device cuda --backbone edgenext_xx_small --img-size 64 --batch-size 2 --warmup 0 --steps 1 ||
-      grep -A6 '=========' "$out/$tool.step.log" | head -40
+    leaks=
+    [[ $tool == memcheck ]] && leaks="--leak-check full"
+    start "$tool.step" 150 compute-sanitizer --tool "$tool" $leaks --error-exitcode 9 "$camoxpert" bench train-step --device cuda \
+      --backbone edgenext_xx_small --img-size 64 --batch-size 2 --warmup 0 --steps 1
+    shards ops $((cores / 4)) 150 "$tool.ops" compute-sanitizer --tool "$tool" --error-exitcode 9
   done
+  finish
 }
 
+base=(--device cuda --backbone edgenext_base --img-size 384 --batch-size 16)
 bench() {
-  local camoxpert=$build/apps/camoxpert/camoxpert
-  run bench.train.tf32 120 "$camoxpert" bench train-step --device cuda --backbone edgenext_base --img-size 384 --batch-size 16
-  row "  camo, batch 16, TF32" "$(grep median "$out/bench.train.tf32.log" | head -1)"
-  run bench.infer.tf32 60 "$camoxpert" bench infer --device cuda --backbone edgenext_base --img-size 384 --batch-size 16
-  row "  camo, inference" "$(grep median "$out/bench.infer.tf32.log" | head -1)"
-  run peer.tf32 180 python3 scripts/camoxpert_torch.py bench --dtype tf32 --batch 16 --size 384
-  row "  PyTorch peer, TF32" "$(grep train_ms "$out/peer.tf32.log" | grep -oE '"train_ms".*')"
+  local what
+  for what in train-step infer; do
+    run "bench.$what" 60 "$camoxpert" bench "$what" "${base[@]}" --profile --json "$out/$what.json"
+    row "  TF32" "$(grep median "$out/bench.$what.log" | head -1)"
+    sed -n '/^One run/,$p' "$out/bench.$what.log"
+  done
+  run bench.f32 60 "$camoxpert" bench train-step "${base[@]}" --no-tf32 --steps 5 --json "$out/f32.json"
+  row "  f32 without TF32" "$(grep median "$out/bench.f32.log" | head -1)"
 }
 
-for step in "${steps[@]}"; do "$step"; done
-echo "=== gpu_check on $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)"
+ops() {
+  run ops 100 python3 scripts/bench_ops.py --camoxpert "$camoxpert" --out "$out"
+  cat "$out/ops.log"
+}
+
+peer() {
+  run peer 120 python3 scripts/camoxpert_torch.py bench --dtype tf32 --batch 16 --size 384
+  row "  PyTorch peer, TF32" "$(grep train_ms "$out/peer.log" | grep -oE '"train_ms".*')"
+}
+
+# CUPTI, for the breakdowns, comes with CUDA or with PyTorch.
+cupti=$(find /usr/local /opt "$(python3 -c 'import site; print(site.getsitepackages()[0])' 2>/dev/null)" -name 'libcupti.so.1[0-9]' 2>/dev/null | head -1)
+[[ -n $cupti ]] && export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$(dirname "$cupti")
+for part in "${parts[@]}"; do
+  [[ " ${skipped[*]-} " == *" $part "* ]] || "$part"
+done
+echo "=== gpu_check on $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1), $SECONDS s"
 printf '%s\n' "${table[@]}"
 exit $failed

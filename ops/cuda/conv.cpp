@@ -1,10 +1,13 @@
 #include "ops/cuda/conv.h"
 
+#include <algorithm>
+
 #include "ops/cuda/conv_depthwise.h"
 #include "ops/cuda/conv_direct.h"
 #include "ops/cuda/cudnn_conv.h"
 #include "ops/math_mode.h"
 #include "ops/reduce.h"
+#include "ops/shape_ops.h"
 
 namespace camo::cuda {
 
@@ -25,6 +28,28 @@ bool uses_cudnn(const ConvProblem& p) { return cuda_convolution() != CudaConvolu
 /// cuDNN adds the bias within engines that run on tensor cores.
 bool may_fuse_bias(DType dtype) { return dtype == f16 || dtype == bf16 || (dtype == f32 && allow_tf32()); }
 
+/// How many images cuDNN gets at once. Its fast engines for f32 without TF32 copy both maps to channels first in their
+/// workspace; when that is too small, what is left takes up to 50 times as long.
+int64_t images_at_once(ConvPass pass, const ConvProblem& p, DType dtype) {
+  if (dtype != f32 || allow_tf32() || pass == ConvPass::backward_weight) return p.n;
+  const int64_t x_bytes = 4 * p.h * p.w * p.c, y_bytes = 4 * p.oh * p.ow * p.o;
+  if (x_bytes % 16 != 0 || y_bytes % 16 != 0) return p.n;  // parts of the batch would not be aligned
+  return std::clamp<int64_t>((kConvWorkspace - kConvWorkspace / 16) / (x_bytes + y_bytes), 1, p.n);
+}
+
+bool run_cudnn(ConvPass pass, const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias,
+               const Tensor& y) {
+  const int64_t most = images_at_once(pass, p, x.dtype());
+  if (most >= p.n) return cudnn_conv(pass, p, x, weight, bias, y);
+  for (int64_t first = 0; first < p.n; first += most) {
+    ConvProblem part = p;
+    part.n = std::min(most, p.n - first);
+    const Tensor from = slice(x, 0, first, first + part.n), to = slice(y, 0, first, first + part.n);
+    if (!cudnn_conv(pass, part, from, weight, bias, to)) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 Tensor conv_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -34,8 +59,8 @@ Tensor conv_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight,
     return y;
   }
   if (uses_cudnn(p)) {
-    if (bias.defined() && may_fuse_bias(x.dtype()) && cudnn_conv(ConvPass::forward, p, x, weight, bias, y)) return y;
-    if (cudnn_conv(ConvPass::forward, p, x, weight, {}, y)) {
+    if (bias.defined() && may_fuse_bias(x.dtype()) && run_cudnn(ConvPass::forward, p, x, weight, bias, y)) return y;
+    if (run_cudnn(ConvPass::forward, p, x, weight, {}, y)) {
       if (bias.defined()) add_bias(bias, y);
       return y;
     }
@@ -47,7 +72,7 @@ Tensor conv_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight,
 Tensor conv_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight) {
   const Tensor dx = empty({p.n, p.h, p.w, p.c}, dy.dtype(), dy.device());
   if (uses_depthwise(p)) depthwise_backward_data(p, dy, weight, dx);
-  else if (!uses_cudnn(p) || !cudnn_conv(ConvPass::backward_data, p, dx, weight, {}, dy))
+  else if (!uses_cudnn(p) || !run_cudnn(ConvPass::backward_data, p, dx, weight, {}, dy))
     direct_backward_data(p, dy, weight, dx);
   return dx;
 }

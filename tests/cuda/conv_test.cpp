@@ -4,6 +4,7 @@
 
 #include "ops/conv2d.h"
 #include "ops/math_mode.h"
+#include "ops/shape_ops.h"
 #include "tests/cuda/cuda_cases.h"
 #ifdef CAMO_WITH_CUDA
 #include "ops/cuda/cudnn_conv.h"
@@ -179,6 +180,24 @@ TEST_F(CudaConv, FullBatchDepthwiseSumsManyPixels) {
   const Case c{"16x96x96x80 k3", {16, 96, 96, 80}, {80, 3, 3, 1}, depthwise(80, 3)};
   expect_gpu_agrees(convolution(c), inputs_of(c), f32, 2e-5);
   expect_gpu_agrees(convolution(c), inputs_of(c), bf16, cuda_tolerance(bf16));
+}
+
+/// Without TF32 large batches go to cuDNN in parts, here of 9 and 4 images.
+TEST_F(CudaConv, LargeBatchesAgreeInF32) {
+  const Case c{"13x160x160x256", {13, 160, 160, 256}, {16, 3, 3, 256}, {.padding = {1, 1}}};
+  const Tensor x = on_gpu(uniform(c.x, f32), f32), weight = on_gpu(uniform(c.weight, f32), f32);
+  const Tensor y = conv2d(x, weight, {}, c.options), dy = on_gpu(uniform(y.shape(), f32), f32);
+  x.set_requires_grad(true);
+  backward(conv2d(x, weight, {}, c.options), dy);
+  for (const int64_t image : {0, 5, 12}) {
+    const Tensor one = slice(x.detach(), 0, image, image + 1).detach();
+    const Tensor leaf = clone(one);
+    leaf.set_requires_grad(true);
+    const Tensor alone = conv2d(leaf, weight, {}, c.options);
+    backward(alone, contiguous(slice(dy, 0, image, image + 1)));
+    EXPECT_TRUE(all_close(slice(y, 0, image, image + 1), alone.detach(), 1e-5)) << "image " << image;
+    EXPECT_TRUE(all_close(slice(x.grad(), 0, image, image + 1), leaf.grad(), 1e-5)) << "image " << image;
+  }
 }
 
 #ifdef CAMO_WITH_CUDA
