@@ -66,7 +66,7 @@ class PlanCache {
   }
 
  private:
-  static constexpr size_t kCapacity = 512;
+  static constexpr size_t kCapacity = 2048;
   std::list<std::pair<PlanKey, Entry>> entries_;
   std::unordered_map<PlanKey, decltype(entries_)::iterator, PlanKeyHash> index_;
 };
