@@ -27,7 +27,15 @@ double fraction(uint64_t seed, uint64_t i) {
 
 std::string last_part(const std::string& key) { return key.substr(key.rfind('.') + 1); }
 
-Tensor values_for(const std::string& key, const Shape& shape, const std::string& salt) {
+nlohmann::json parsed(const SafeTensors& file, const std::string& key) {
+  const auto found = file.metadata.find(key);
+  if (found == file.metadata.end()) fail(ErrorCode::checkpoint, "golden file: metadata ", key, " is missing");
+  return nlohmann::json::parse(found->second);
+}
+
+}  // namespace
+
+Tensor golden_values(const std::string& key, const Shape& shape, const std::string& salt) {
   const std::string kind = last_part(key);
   const int64_t count = shape.numel();
   const double fan_in = shape.empty() || count == 0 ? 1 : static_cast<double>(count / shape[0]);
@@ -44,14 +52,6 @@ Tensor values_for(const std::string& key, const Shape& shape, const std::string&
   return from_vector(values, shape);
 }
 
-nlohmann::json parsed(const SafeTensors& file, const std::string& key) {
-  const auto found = file.metadata.find(key);
-  if (found == file.metadata.end()) fail(ErrorCode::checkpoint, "golden file: metadata ", key, " is missing");
-  return nlohmann::json::parse(found->second);
-}
-
-}  // namespace
-
 void fill_by_key(Module& module, const std::string& salt) {
   std::vector<NamedTensor> tensors = module.named_parameters();
   for (const NamedTensor& buffer : module.named_buffers()) tensors.push_back(buffer);
@@ -59,7 +59,7 @@ void fill_by_key(Module& module, const std::string& salt) {
     const std::string kind = last_part(tensor.name);
     if (kind == "sobel_x" || kind == "sobel_y" || (kind == "laplacian" && tensor.is_buffer)) continue;
     if (kind == "num_batches_tracked") fill(tensor.tensor, 0);
-    else tensor.import(values_for(tensor.name, tensor.exported_shape(), salt));
+    else tensor.import(golden_values(tensor.name, tensor.exported_shape(), salt));
   }
 }
 

@@ -11,6 +11,8 @@
 
 namespace camo::test {
 
+/// The values of the tensor with this key: the formula by which the golden files' parameters are made.
+Tensor golden_values(const std::string& key, const Shape& shape, const std::string& salt);
 /// Sets every parameter and buffer from its key: u is the 24-bit fraction of splitmix64 seeded with fnv1a64(salt +
 /// key). The three kernels of edge experts stay as they are.
 void fill_by_key(Module& module, const std::string& salt);
