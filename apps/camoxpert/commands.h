@@ -17,6 +17,7 @@ Command add_predict_command(CLI::App& app);
 Command add_synth_command(CLI::App& app);
 Command add_info_command(CLI::App& app);
 Command add_gradcheck_command(CLI::App& app);
+Command add_convert_command(CLI::App& app);
 Command add_bench_command(CLI::App& app);
 
 }  // namespace camo::app

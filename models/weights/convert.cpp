@@ -1,0 +1,104 @@
+#include "models/weights/convert.h"
+
+#include "core/pth/pth.h"
+#include "models/weights/describe.h"
+#include "models/weights/state.h"
+#include "nn/init.h"
+
+namespace camo {
+namespace {
+
+enum class Format { safetensors, pth };
+
+Format format_of(const std::filesystem::path& path) {
+  const std::string extension = path.extension().string();
+  CAMO_CHECK_CODE(usage, extension == ".safetensors" || extension == ".pth" || extension == ".pt", path.string(),
+                  ": the name of a weight file must end with .safetensors, .pth or .pt; got '", extension, "'");
+  return extension == ".safetensors" ? Format::safetensors : Format::pth;
+}
+
+PthDict dict_of(const StateDict& state) {
+  PthDict dict;
+  for (const auto& [name, tensor] : state) dict.emplace_back(name, PthValue{tensor});
+  return dict;
+}
+
+/// What the reference's training script saves.
+PthDict reference_checkpoint(const CamoXpert& network, const CheckpointInfo& info) {
+  const CamoXpertSpec& spec = info.spec;
+  return {{"epoch", {info.epoch}},
+          {"step", {info.step}},
+          {"model_state_dict", {dict_of(network.state_dict())}},
+          {"ema_state_dict", {}},
+          {"best_iou", {info.iou}},
+          {"args",
+           {PthDict{{"backbone", {spec.backbone}},
+                    {"num_experts", {spec.num_experts}},
+                    {"attention_heads", {spec.attention_heads}},
+                    {"deep_supervision", {spec.deep_supervision}},
+                    {"img_size", {info.img_size}}}}}};
+}
+
+std::unique_ptr<CamoXpert> loaded_network(const TensorFile& file, const FileState& state, const CheckpointInfo& info) {
+  std::unique_ptr<CamoXpert> network;
+  try {
+    const SkipInit skip;
+    network = std::make_unique<CamoXpert>(info.spec);
+  } catch (const Error& error) {
+    fail(ErrorCode::checkpoint, file.path().string(), ": does not hold the network it names\n  ", error.what());
+  }
+  load_state(*network, file, state);
+  return network;
+}
+
+}  // namespace
+
+ConvertReport convert_weights(const std::filesystem::path& in, const std::filesystem::path& out,
+                              const ConvertOptions& options) {
+  const Format format = format_of(out);
+  const auto file = open_tensor_file(in);
+  const FileState state = find_state(*file, options.group);
+  CAMO_CHECK_CODE(checkpoint, state.form || !options.map, in.string(),
+                  ": --map needs names of CamoXpert or of an EdgeNeXt", " (timm, or its authors); got '",
+                  state.entries.front().own_name, "', ...");
+  ConvertReport report;
+  report.from = concat_text(state.group.empty() ? "" : concat_text("'", state.group, "', "),
+                            state.form ? name(*state.form) : "unknown", " names");
+  const auto info = describe_camoxpert(*file, state);
+  if (info && options.map.value_or(NameForm::camoxpert) == NameForm::camoxpert) {
+    const auto network = loaded_network(*file, state, *info);
+    if (format == Format::safetensors) save_checkpoint(out, *network, nullptr, *info);
+    else write_pth(out, reference_checkpoint(*network, *info));
+    report.to = concat_text("a checkpoint of ", info->spec.backbone, " with ", info->spec.num_experts, " experts");
+    report.tensors = state.entries.size();
+    return report;
+  }
+  StateDict written;
+  for (const StateEntry& entry : state.entries) {
+    const auto own = options.map ? from_camoxpert(*options.map, entry.name) : entry.own_name;
+    if (own) written.emplace_back(*own, file->read(entry.index));
+    else report.left_out.push_back(entry.own_name);
+  }
+  CAMO_CHECK_CODE(checkpoint, !written.empty(), in.string(), ": no tensor has a name among ", name(*options.map));
+  if (format == Format::safetensors) write_safetensors(out, {.tensors = written, .metadata = {{"format", "pt"}}});
+  else write_pth(out, dict_of(written));
+  report.to = concat_text("a state dict", options.map ? concat_text(" with ", name(*options.map), " names") : "");
+  report.tensors = written.size();
+  return report;
+}
+
+LoadedCheckpoint load_network(const std::filesystem::path& path, const std::string& expected_backbone) {
+  const auto file = open_tensor_file(path);
+  const FileState state = find_state(*file);
+  const auto info = describe_camoxpert(*file, state);
+  CAMO_CHECK_CODE(checkpoint, info.has_value(), path.string(), ": does not hold a whole CamoXpert, but ",
+                  state.form ? name(*state.form) : "unknown", " names; a backbone alone is for `train --pretrained`");
+  CAMO_CHECK_CODE(checkpoint, expected_backbone.empty() || expected_backbone == info->spec.backbone, path.string(),
+                  ": the checkpoint holds backbone ", info->spec.backbone, "; got --backbone ", expected_backbone,
+                  "; leave the flag out to use the checkpoint's");
+  LoadedCheckpoint loaded{.info = *info, .network = loaded_network(*file, state, *info), .averaged = state.averaged};
+  loaded.network->eval();
+  return loaded;
+}
+
+}  // namespace camo
