@@ -18,6 +18,7 @@ Command add_synth_command(CLI::App& app);
 Command add_info_command(CLI::App& app);
 Command add_gradcheck_command(CLI::App& app);
 Command add_convert_command(CLI::App& app);
+Command add_export_command(CLI::App& app);
 Command add_bench_command(CLI::App& app);
 
 }  // namespace camo::app
