@@ -79,8 +79,8 @@ struct BlurPack {
     const uint32_t along = step.divide(static_cast<uint32_t>(i));
     const int position = static_cast<int>(along - extent.divide(along) * extent.divisor);
     A sums[N] = {};
-    // Not from max(-radius, -position): of max(max(-a, -b), c), which then is in the number of rounds, ptxas 13.0 makes one
-    // instruction for sm_90 that takes b without its sign.
+    // Not from max(-radius, -position): of max(max(-a, -b), c), which then is in the number of rounds, ptxas 13.0 makes
+    // one instruction for sm_90 that takes b without its sign.
     for (int tap = 0; tap <= 2 * radius; ++tap) {
       const int source = position + tap - radius;
       if (source < 0 || source >= static_cast<int>(extent.divisor)) continue;
