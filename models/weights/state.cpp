@@ -183,4 +183,9 @@ LoadReport load_state(Module& network, const TensorFile& file, const FileState& 
   return report;
 }
 
+LoadReport load_weights(Module& network, const std::filesystem::path& path, const LoadOptions& options) {
+  const auto file = open_tensor_file(path);
+  return load_state(network, *file, find_state(*file), options);
+}
+
 }  // namespace camo

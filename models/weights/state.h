@@ -57,4 +57,7 @@ struct LoadReport {
 /// Reads one tensor at a time.
 LoadReport load_state(Module& network, const TensorFile& file, const FileState& state, const LoadOptions& options = {});
 
+/// Opens a file and loads the state that find_state() chooses.
+LoadReport load_weights(Module& network, const std::filesystem::path& path, const LoadOptions& options = {});
+
 }  // namespace camo

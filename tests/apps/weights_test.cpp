@@ -15,6 +15,7 @@ namespace {
 using test::ProgramResult;
 using test::run_camoxpert;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 /// A checkpoint of the smallest network with random weights.
 class Weights : public ::testing::Test {
@@ -89,6 +90,34 @@ TEST_F(Weights, ConvertSaysWhatIsWrong) {
   write_safetensors(path("incomplete.safetensors"), incomplete);
   expect_failure("convert " + path("incomplete.safetensors") + " " + path("x.pth"), 4,
                  "missing in the file (1):\n  final_conv.3.bias");
+}
+
+TEST_F(Weights, TrainingBeginsWithPublishedWeights) {
+  ASSERT_EQ(run_camoxpert("synth --output " + path("data") + " --train 4 --test 1 --size 64").exit_code, 0);
+  ASSERT_EQ(run_camoxpert("convert " + ours() + " " + path("authors.pth") + " --map edgenext-authors").exit_code, 0);
+  const std::string train = "train --dataset-path " + path("data") + " --checkpoint-dir " + path("run") +
+                            " --backbone edgenext_xx_small --num-experts 3 --img-size 32 --batch-size 2 --max-steps 1"
+                            " --num-workers 0 --pretrained ";
+  const ProgramResult result = run_camoxpert(train + path("authors.pth"));
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("authors.pth: edgenext-authors names: 156 of 156 backbone tensors"));
+  EXPECT_THAT(result.output, Not(HasSubstr("random weights")));
+  // The first step trains with a frozen backbone: it must still be the file's.
+  const SafeTensors before = read_safetensors(ours()),
+                    after = read_safetensors(path("run/checkpoints/last.safetensors"));
+  for (const auto& [name, tensor] : after.tensors) {
+    if (name.starts_with("backbone.")) EXPECT_TRUE(test::bitwise_equal(tensor, before.at(name))) << name;
+  }
+
+  const std::string five = " --num-experts 5 --checkpoint-dir " + path("five");
+  expect_failure(train + ours() + five, 4, "nothing was loaded; --partial loads what fits");
+  EXPECT_FALSE(std::filesystem::exists(path("five")));
+  const ProgramResult partial = run_camoxpert(train + ours() + five + " --partial");
+  ASSERT_EQ(partial.exit_code, 0) << partial.output;
+  EXPECT_THAT(partial.output,
+              HasSubstr("different (8):\n  moe_layers.0.gate.fusion.3.weight: network f32 [5, 12], file f32 [3, 12]"));
+  EXPECT_THAT(partial.output, HasSubstr("missing in the file ("));
+  expect_failure("train --dataset-path " + path("data") + " --partial", 2, "--partial: needs --pretrained FILE");
 }
 
 TEST_F(Weights, InfoShowsThePthFile) {

@@ -25,6 +25,9 @@ void TrainOptions::add_to(CLI::App& command) {
   option("--attention-heads", network.attention_heads, "Heads of the attention experts; must divide the channels",
          model);
   option("--dropout", network.dropout, "Probability of the dropouts", model);
+  option("--pretrained", pretrained,
+         "Weights to begin with: an EdgeNeXt (timm or its authors) or a CamoXpert; .pth or .safetensors", model);
+  command.add_flag("--partial", partial, "Load what fits of --pretrained, and list the rest")->group(model);
   command.add_flag("--deep-supervision", network.deep_supervision, "Also train heads on the decoder's inner maps")
       ->group(model);
   command.add_flag("--gradient-checkpointing", network.gradient_checkpointing, "Less memory for more time")
@@ -66,6 +69,7 @@ void TrainOptions::check() const {
   at_least("--max-steps", static_cast<double>(max_steps), 0);
   at_least("--max-time", max_time, 0);
   at_least("--validate-every", static_cast<double>(validate_every), 1);
+  CAMO_CHECK_CODE(usage, !partial || !pretrained.empty(), "--partial: needs --pretrained FILE");
   CAMO_CHECK_CODE(usage, lr > 0, "--lr: must be above 0; got ", lr);
   CAMO_CHECK_CODE(usage, clip_norm > 0, "--clip-norm: must be above 0; got ", clip_norm);
   CAMO_CHECK_CODE(usage, stage1_epochs <= epochs, "--stage1-epochs: must be at most --epochs (", epochs, "); got ",

@@ -22,6 +22,8 @@ struct TrainOptions {
   bool augment = true;
   // network
   CamoXpertSpec network{.deep_supervision = false};
+  std::string pretrained;  // weight file; empty: random weights
+  bool partial = false;    // take from it what fits
   // optimisation
   std::string loss = "advanced_cod";
   int64_t epochs = 120, stage1_epochs = 30;

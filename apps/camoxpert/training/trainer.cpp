@@ -13,6 +13,7 @@
 #include "apps/camoxpert/system_info.h"
 #include "core/random.h"
 #include "models/camoxpert/checkpoint.h"
+#include "models/weights/state.h"
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
@@ -97,6 +98,9 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml) : 
                   options_.batch_size);
   seed_everything(options_.seed);
   network_ = std::make_unique<CamoXpert>(options_.network);
+  if (!options_.pretrained.empty()) {
+    pretrained_report_ = load_weights(*network_, options_.pretrained, {.partial = options_.partial}).str();
+  }
   network_->to(device_, f32);
   guard_ = zeros({}, f64, device_);
   LoaderOptions loading;
@@ -160,7 +164,9 @@ void Trainer::report_start() {
   const int64_t copies = options_.use_ema ? 5 : 4;
   folder_->log(fmt::format("memory       {} for weights, gradients and optimizer; the first step shows the activations",
                            format_bytes(copies * 4 * network_->parameter_count())));
-  if (options_.stage1_epochs > 0) {
+  if (!pretrained_report_.empty()) {
+    folder_->log("pretrained   " + pretrained_report_);
+  } else if (options_.stage1_epochs > 0) {
     folder_->log(
         "warning: stage 1 freezes a backbone with random weights; use --stage1-epochs 0 --backbone-lr-scale 1 to "
         "train from scratch");

@@ -70,7 +70,7 @@ class Trainer {
   TrainOptions options_;
   Device device_;
   std::vector<Sample> train_samples_, val_samples_;
-  std::string data_report_;
+  std::string data_report_, pretrained_report_;
   std::unique_ptr<CamoXpert> network_;
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<DataLoader> loader_;

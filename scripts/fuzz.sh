@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Searches for inputs that crash the readers, or that they take wrongly: libFuzzer with AddressSanitizer and
+# UndefinedBehaviorSanitizer. Needs clang and libomp-dev. Findings stay in build/fuzz/findings.
+#   scripts/fuzz.sh [SECONDS]            every target, 60 seconds each
+#   scripts/fuzz.sh SECONDS TARGET...    safetensors, pth, checkpoint, configuration or picture
+#   CAMO_FUZZ_RUNS=N scripts/fuzz.sh 0   N inputs each instead of a time
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${1:-60}
+shift $(($# > 0))
+targets=("${@:-}")
+[[ -n ${targets[0]} ]] || targets=(safetensors pth checkpoint configuration picture)
+
+programs=("${targets[@]/#/fuzz_}")
+cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j "${JOBS:-$(nproc)}" --target "${programs[@]}" || exit 1
+
+export OMP_NUM_THREADS=1 UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1
+failed=0
+mkdir -p build/fuzz/findings
+for target in "${targets[@]}"; do
+  found=build/fuzz/corpus/$target
+  mkdir -p "$found"
+  limits=(-max_total_time="$seconds")
+  [[ -n ${CAMO_FUZZ_RUNS:-} ]] && limits=(-runs="$CAMO_FUZZ_RUNS")
+  log=build/fuzz/$target.log
+  if build/fuzz/tests/fuzz/fuzz_"$target" "${limits[@]}" -timeout=25 -rss_limit_mb=2048 -max_len=16384 -print_final_stats=1 \
+    -artifact_prefix=build/fuzz/findings/"$target"- "$found" tests/fuzz/corpus/"$target" >"$log" 2>&1; then
+    outcome="no finding"
+  else
+    outcome="FAILED, see $log"
+    failed=1
+  fi
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  coverage=$(grep -oE 'cov: [0-9]+' "$log" | tail -1)
+  printf '%-14s %12s inputs  %s  %s\n' "$target" "${runs:-?}" "${coverage:-}" "$outcome"
+done
+exit $failed
