@@ -16,7 +16,7 @@
 namespace camo::detail {
 namespace {
 
-constexpr size_t kMaxPlans = 2048;                      // a training run of the largest network needs a few hundred
+constexpr size_t kMaxPlans = 16384;                     // experts see groups of every size: thousands of products
 constexpr uint64_t kMaxWorkspace = uint64_t{32} << 20;  // what NVIDIA advises for Hopper
 
 /// All that the choice of a kernel depends on.
@@ -71,10 +71,8 @@ class Operation {
     CAMO_CUBLAS(cublasLtMatmulDescCreate(&operation_, compute, wide ? CUDA_R_64F : CUDA_R_32F));
     set(CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed != 0 ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed != 0 ? CUBLAS_OP_T : CUBLAS_OP_N);
-    const auto epilogue = static_cast<GemmEpilogue>(key.epilogue);
-    if (epilogue == GemmEpilogue::none) return;
-    set(CUBLASLT_MATMUL_DESC_EPILOGUE,
-        epilogue == GemmEpilogue::bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB);
+    if (static_cast<GemmEpilogue>(key.epilogue) == GemmEpilogue::none) return;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, static_cast<int32_t>(cuda_type(static_cast<DType>(key.out))));
   }
   ~Operation() { cublasLtMatmulDescDestroy(operation_); }

@@ -20,8 +20,7 @@ struct CudaMatrix {
 
 enum class GemmEpilogue {
   none,
-  bias,      // c[i, j] = (a b)[i, j] + bias[j]
-  row_sums,  // besides, bias[i] = sum over k of a[i, k]: the gradient of a bias beside that of its weight
+  bias,  // c[i, j] = (a b)[i, j] + bias[j]
 };
 
 /// c [rows, cols] = a [rows, depth] b [depth, cols], or c += a b, for each of outer * inner matrices.

@@ -195,6 +195,11 @@ TEST_F(CommandLine, BenchTimesOperations) {
   expect_failure("bench op --filter nonsense", 2, "no operation's name contains 'nonsense'");
 }
 
+TEST_F(CommandLine, DevicesThatCannotBeUsed) {
+  expect_failure("bench infer --device cuda:0", 5, "device: 'cuda:0' can't be used: ", "CUDA_VISIBLE_DEVICES=");
+  expect_failure("bench infer --device cuda:99", 5, "device: 'cuda:99' ");
+}
+
 TEST_F(CommandLine, MistypedFlagsAndCommands) {
   expect_failure("train --dataset-path x --batchsize 4", 2, "did you mean --batch-size?");
   expect_failure("trian", 2, "did you mean train?");
