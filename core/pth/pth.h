@@ -46,11 +46,17 @@ class PthFile : public TensorFile {
 };
 
 /// What a .pth file can hold: nothing, a truth value, numbers, text, a tensor, or a dict of these.
-struct PthValue;
-using PthDict = std::vector<std::pair<std::string, PthValue>>;
+struct PthItem;
+using PthDict = std::vector<PthItem>;
 struct PthValue {
   std::variant<std::monostate, bool, int64_t, double, std::string, Tensor, PthDict> value;
 };
+struct PthItem {
+  PthItem(std::string key, PthValue item);
+  std::string first;
+  PthValue second;
+};
+inline PthItem::PthItem(std::string key, PthValue item) : first(std::move(key)), second(std::move(item)) {}
 
 struct PthWriteOptions {
   uint64_t zip64_from = 0xffffffff;  // sizes and offsets from here on get ZIP64 fields

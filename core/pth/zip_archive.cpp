@@ -53,8 +53,9 @@ class DirectoryReader {
   }
 
  private:
+  // By value: fields of packed records are not aligned, and references to them are undefined behaviour.
   template <class... Parts>
-  [[noreturn]] void refuse(uint64_t offset, const Parts&... parts) const {
+  [[noreturn]] void refuse(uint64_t offset, Parts... parts) const {
     fail(ErrorCode::checkpoint, file_.name(), ": ZIP, at byte ", offset, ": ", parts...);
   }
 

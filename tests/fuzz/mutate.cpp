@@ -69,7 +69,10 @@ std::string mutate_decimal(std::string text, Random& random) {
 
 /// A pickle with one instruction's number changed, an instruction exchanged, or a piece repeated.
 std::string mutate_pickle(std::string pickle, Random& random) {
-  constexpr std::string_view kInstructions = "(N\x88\x89KMJ\x8aGX\x8c\x8d]})te\x85\x86\x87asuqr\x94hjc\x93\x95QR\x81b.";
+  constexpr std::string_view kInstructions =
+      "(N\x88\x89KMJ\x8aGX\x8c\x8d]})te\x85\x86\x87"
+      "asuqr\x94hjc\x93\x95QR\x81"
+      "b.";
   if (pickle.size() < 4) return mutate_bytes(std::move(pickle), random);
   const size_t at = 2 + below(random, pickle.size() - 3);
   switch (below(random, 4)) {
