@@ -130,48 +130,36 @@ Sources find_sources(const fs::path& root, Split split) {
   return found;
 }
 
-// Picture files of a folder by stem.
-std::map<std::string, fs::path> pictures(const fs::path& folder) {
-  static const std::set<std::string> kSuffixes = {".jpg", ".jpeg", ".png", ".bmp"};
-  std::map<std::string, fs::path> found;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const fs::path& path = entry.path();
-    if (!kSuffixes.contains(lower(path.extension().string())) || path.filename().string().starts_with("._") ||
-        entry.is_directory())
-      continue;
-    const auto [other, is_new] = found.emplace(path.stem().string(), path);
-    CAMO_CHECK_CODE(data, is_new, folder.string(), ": file names must differ in more than the suffix; got ",
-                    std::min(path, other->second).filename().string(), " and ",
-                    std::max(path, other->second).filename().string(), "; remove one");
-  }
-  return found;
-}
-
 std::string first_names(const std::vector<std::string>& names) {
   std::string text;
   for (size_t i = 0; i < std::min<size_t>(names.size(), 5); ++i) text.append(i > 0 ? ", " : "").append(names[i]);
   return names.size() > 5 ? text + ", ..." : text;
 }
 
-std::vector<Sample> pair_by_stem(const DatasetSource& source) {
-  const auto images = pictures(source.images);
-  const auto masks = pictures(source.masks);
+std::vector<Sample> pair_by_stem(const DatasetSource& source, Unpaired policy, std::vector<std::string>& unpaired) {
+  const auto images = pictures_by_stem(source.images);
+  const auto masks = pictures_by_stem(source.masks);
   CAMO_CHECK_CODE(data, !images.empty(), source.images.string(),
                   ": no picture in this folder; jpg, jpeg, png and bmp files are read");
   std::vector<Sample> samples;
   std::vector<std::string> missing;
   for (const auto& [stem, image] : images) {
     const auto mask = masks.find(stem);
-    if (mask == masks.end()) missing.push_back(image.filename().string());
-    else samples.push_back({stem, image, mask->second});
+    if (mask != masks.end()) samples.push_back({stem, image, mask->second});
+    else if (policy == Unpaired::refuse) missing.push_back(image.filename().string());
+    else unpaired.push_back(concat_text(image.string(), ": has no mask of the same name in ", source.masks.string()));
   }
   CAMO_CHECK_CODE(data, missing.empty(), source.images.string(),
                   ": every picture must have a mask of the same name in ", source.masks.string(), "; ", missing.size(),
                   " of ", images.size(), " have none: ", first_names(missing),
                   "; add the masks or remove the pictures");
   if (source.shared_masks) return samples;
-  for (const auto& [stem, mask] : masks)
-    if (!images.contains(stem)) missing.push_back(mask.filename().string());
+  for (const auto& [stem, mask] : masks) {
+    if (images.contains(stem)) continue;
+    if (policy == Unpaired::refuse) missing.push_back(mask.filename().string());
+    else
+      unpaired.push_back(concat_text(mask.string(), ": has no picture of the same name in ", source.images.string()));
+  }
   CAMO_CHECK_CODE(data, missing.empty(), source.masks.string(), ": every mask must have a picture of the same name in ",
                   source.images.string(), "; ", missing.size(), " of ", masks.size(),
                   " have none: ", first_names(missing), "; add the pictures or remove the masks");
@@ -200,7 +188,23 @@ void make_labels_unique(Sources& sources) {
 
 }  // namespace
 
-Dataset find_dataset(const std::string& folders, Split split) {
+std::map<std::string, fs::path> pictures_by_stem(const fs::path& folder) {
+  static const std::set<std::string> kSuffixes = {".jpg", ".jpeg", ".png", ".bmp"};
+  std::map<std::string, fs::path> found;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const fs::path& path = entry.path();
+    if (!kSuffixes.contains(lower(path.extension().string())) || path.filename().string().starts_with("._") ||
+        entry.is_directory())
+      continue;
+    const auto [other, is_new] = found.emplace(path.stem().string(), path);
+    CAMO_CHECK_CODE(data, is_new, folder.string(), ": file names must differ in more than the suffix; got ",
+                    std::min(path, other->second).filename().string(), " and ",
+                    std::max(path, other->second).filename().string(), "; remove one");
+  }
+  return found;
+}
+
+Dataset find_dataset(const std::string& folders, Split split, Unpaired unpaired) {
   Dataset dataset;
   for (const std::string& folder : split_at_plus(folders)) {
     CAMO_CHECK_CODE(data, !folder.empty(), "'", folders,
@@ -216,13 +220,40 @@ Dataset find_dataset(const std::string& folders, Split split) {
                     ": the folder is part of '", folders, "' twice; give it once");
   }
   for (DatasetSource& source : dataset.sources) {
-    for (Sample& sample : pair_by_stem(source)) {
+    for (Sample& sample : pair_by_stem(source, unpaired, dataset.unpaired)) {
       if (dataset.sources.size() > 1) sample.name = concat_text(source.label, "/", sample.name);
       dataset.samples.push_back(std::move(sample));
       ++source.count;
     }
   }
   return dataset;
+}
+
+DatasetSplits find_splits(const std::string& folders, const std::string& test_folders, Unpaired unpaired) {
+  Dataset all = find_dataset(folders, Split::all, unpaired);
+  DatasetSplits splits;
+  const auto part = [&](Split split) -> std::vector<Sample> {
+    try {
+      return find_dataset(folders, split, Unpaired::collect).samples;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::data) throw;
+      return {};  // one of the folders has the other split only
+    }
+  };
+  splits.train = part(Split::train);
+  if (test_folders.empty()) {
+    std::set<fs::path> train;
+    for (const Sample& sample : splits.train) train.insert(sample.image);
+    splits.test = part(Split::test);
+    if (splits.test.empty()) splits.test = std::move(all.samples);
+    std::erase_if(splits.test, [&](const Sample& sample) { return train.contains(sample.image); });
+  } else {
+    Dataset test = find_dataset(test_folders, Split::test, unpaired);
+    splits.test = std::move(test.samples);
+    all.unpaired.insert(all.unpaired.end(), test.unpaired.begin(), test.unpaired.end());
+  }
+  splits.unpaired = std::move(all.unpaired);
+  return splits;
 }
 
 LoadedSample load_sample(const Sample& sample) {

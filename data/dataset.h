@@ -10,6 +10,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -40,13 +41,30 @@ struct DatasetSource {
 struct Dataset {
   std::vector<Sample> samples;  // in the order of `sources`, then by name
   std::vector<DatasetSource> sources;
+  std::vector<std::string> unpaired;  // a message per picture without mask and mask without picture, when collected
 };
+
+/// Whether pictures and masks without partner are an error or are listed and left out.
+enum class Unpaired { refuse, collect };
 
 /// Finds the samples below a folder, or below several joined with '+'. A folder that itself is a pair of pictures and
 /// masks belongs to every split. Throws ErrorCode::data, naming the folder and the rule, when there is no such folder,
 /// nothing that looks like a layout, no picture, a picture without mask or a mask without picture (up to five named,
-/// and how many), two pictures of one stem, or one folder given twice.
-Dataset find_dataset(const std::string& folders, Split split);
+/// and how many; Unpaired::collect lists them instead), two pictures of one stem, or one folder given twice.
+Dataset find_dataset(const std::string& folders, Split split, Unpaired unpaired = Unpaired::refuse);
+
+/// The samples for training, and those that the same folders hold besides.
+struct DatasetSplits {
+  std::vector<Sample> train, test;
+  std::vector<std::string> unpaired;  // as in Dataset
+};
+
+/// Folders without splits hold training samples only. `test_folders` (may be empty) are the test samples instead.
+DatasetSplits find_splits(const std::string& folders, const std::string& test_folders = {},
+                          Unpaired unpaired = Unpaired::refuse);
+
+/// The picture files (jpg, jpeg, png, bmp) of a folder by stem. Throws ErrorCode::data when two share one.
+std::map<std::string, std::filesystem::path> pictures_by_stem(const std::filesystem::path& folder);
 
 /// A decoded sample at its original size: RGB picture and grey mask of equal extents.
 struct LoadedSample {

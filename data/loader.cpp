@@ -259,7 +259,11 @@ class DataLoader::Implementation {
     for (const BadImage& image : bad) {
       if (reported_bad_.contains(image.index)) continue;
       const auto limit = options_.max_bad_images;
-      if (limit == 0) throw Error(ErrorCode::data, image.message);
+      if (limit == 0) {
+        std::string all = image.message;
+        for (size_t i = 1; i < bad.size(); ++i) all += "\n" + bad[i].message;
+        throw Error(ErrorCode::data, all);
+      }
       CAMO_CHECK_CODE(data, static_cast<int64_t>(reported_bad_.size()) < limit, image.message, "\n  after ", limit,
                       " other bad images, which is as many as may be skipped");
       reported_bad_.insert(image.index);

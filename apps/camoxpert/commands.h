@@ -14,6 +14,9 @@ struct Command {
 Command add_train_command(CLI::App& app);
 Command add_evaluate_command(CLI::App& app);
 Command add_predict_command(CLI::App& app);
+Command add_verify_moe_command(CLI::App& app);
+Command add_prepare_command(CLI::App& app);
+Command add_check_data_command(CLI::App& app);
 Command add_synth_command(CLI::App& app);
 Command add_info_command(CLI::App& app);
 Command add_gradcheck_command(CLI::App& app);

@@ -1,5 +1,8 @@
 #include "apps/camoxpert/common_options.h"
 
+#include <filesystem>
+
+#include "apps/camoxpert/inference.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "ops/math_mode.h"
@@ -25,6 +28,23 @@ Device CommonOptions::apply() const {
 std::string CommonOptions::precision(Device where) const {
   if (where.is_cpu()) return "f32";
   return tf32 ? "f32, factors of products rounded to TF32 (--no-tf32 turns that off)" : "f32";
+}
+
+void add_tta(CLI::App& command, std::string& text) {
+  command
+      .add_option("--tta", text, "Average the probabilities of several views: flip, rotate and scales, joined with ','")
+      ->expected(0, 1)
+      ->default_str(kDefaultTta);
+}
+
+void check_output_file(const char* flag, const std::string& file) {
+  if (file.empty() || file == "-") return;
+  const std::filesystem::path folder = std::filesystem::path(file).has_parent_path()
+                                           ? std::filesystem::path(file).parent_path()
+                                           : std::filesystem::path(".");
+  CAMO_CHECK_CODE(usage, std::filesystem::is_directory(folder), flag, ": the file's folder must exist; got ", file,
+                  "; make ", folder.string(), " first");
+  CAMO_CHECK_CODE(usage, !std::filesystem::is_directory(file), flag, ": must name a file; got the folder ", file);
 }
 
 }  // namespace camo::app

@@ -22,4 +22,11 @@ struct CommonOptions {
   std::string precision(Device where) const;
 };
 
+/// Throws ErrorCode::usage unless `file` can be written there: its folder exists, and it is no folder itself. Empty
+/// (nothing to write) and "-" (standard output) pass.
+void check_output_file(const char* flag, const std::string& file);
+
+/// Declares --tta, whose value TestTimeAugmentation::parse() reads.
+void add_tta(CLI::App& command, std::string& text);
+
 }  // namespace camo::app

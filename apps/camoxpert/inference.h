@@ -1,12 +1,13 @@
 // Running a trained network over pictures.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <filesystem>
-#include <functional>
+#include <string>
 #include <vector>
 
 #include "data/image.h"
+#include "data/transforms.h"
 #include "models/camoxpert/network.h"
 
 namespace camo::app {
@@ -20,11 +21,44 @@ struct ProbabilityMap {
   Image to_image() const;
 };
 
-/// One probability map a picture, at the picture's own size. The network sees img_size x img_size, on its own device.
-std::vector<ProbabilityMap> predict(const CamoXpert& network, const std::vector<Image>& pictures, int img_size);
+/// Test-time augmentation: the network sees every picture at several sizes, mirrored and turned, and the probabilities
+/// are averaged.
+struct TestTimeAugmentation {
+  std::vector<double> scales = {1};  // of the side that the network sees
+  bool flip = false;
+  bool rotate = false;  // by all quarter turns
 
-/// Calls visit(first, count) for batches [first, first + count) of `total`.
-void for_batches(int64_t total, int64_t batch_size, const std::function<void(int64_t first, int64_t count)>& visit);
+  /// Parts joined with ',': flip, rotate, and scales such as 0.75 (1 is always among them). "flip,0.75,1.25" is four
+  /// passes more than none. Throws ErrorCode::usage.
+  static TestTimeAugmentation parse(const std::string& text);
+  /// The views of one scale.
+  std::vector<Augmentation> views() const;
+  int64_t passes() const { return static_cast<int64_t>(scales.size() * views().size()); }
+};
+/// What --tta alone stands for.
+inline constexpr const char* kDefaultTta = "flip,0.75,1.25";
+
+/// How often each expert of each stage was chosen.
+using ExpertUsage = std::array<std::vector<int64_t>, 4>;
+
+class Predictor {
+ public:
+  /// The network sees squares of `img_size` pixels a side, on its own device; it must be in evaluation mode.
+  Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation = {});
+
+  /// One map a picture, at the picture's own size.
+  std::vector<ProbabilityMap> operator()(const std::vector<const Image*>& pictures);
+  /// Over all passes so far.
+  const ExpertUsage& usage() const { return usage_; }
+
+ private:
+  void add_scale(const std::vector<const Image*>& pictures, int size, std::vector<ProbabilityMap>& maps);
+
+  const CamoXpert& network_;
+  int img_size_;
+  TestTimeAugmentation augmentation_;
+  ExpertUsage usage_;
+};
 
 /// The picture with the predicted object tinted red, by its probability.
 Image overlay(const Image& picture, const ProbabilityMap& probabilities);

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
 #include <set>
 
+#include "apps/camoxpert/bad_images.h"
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "apps/camoxpert/inference.h"
@@ -20,9 +22,9 @@ namespace {
 
 struct PredictOptions {
   CommonOptions common;
-  std::string checkpoint, input, output_dir, backbone;
+  std::string checkpoint, input, output_dir, backbone, tta, on_bad_image = "error";
   int64_t img_size = 0, batch_size = 4;
-  double threshold = -1;
+  std::optional<double> threshold;
   bool overlay = false;
 };
 
@@ -38,7 +40,7 @@ std::vector<fs::path> find_pictures(const fs::path& input) {
   std::vector<fs::path> pictures;
   if (fs::is_directory(input)) {
     for (const auto& entry : fs::directory_iterator(input)) {
-      if (entry.is_regular_file() && is_picture(entry.path())) pictures.push_back(entry.path());
+      if (!entry.is_directory() && is_picture(entry.path())) pictures.push_back(entry.path());
     }
     std::sort(pictures.begin(), pictures.end());
     CAMO_CHECK_CODE(data, !pictures.empty(), "predict: the folder ", input.string(),
@@ -46,64 +48,91 @@ std::vector<fs::path> find_pictures(const fs::path& input) {
   } else if (input.extension() == ".txt") {
     std::ifstream list(input);
     for (std::string line; std::getline(list, line);) {
+      if (line.ends_with('\r')) line.pop_back();
       if (!line.empty()) pictures.emplace_back(line);
     }
     CAMO_CHECK_CODE(data, !pictures.empty(), "predict: the list ", input.string(), " is empty");
   } else {
     pictures.push_back(input);
   }
-  std::set<std::string> stems;
-  for (const fs::path& picture : pictures) {
-    CAMO_CHECK_CODE(data, stems.insert(picture.stem().string()).second, "predict: two pictures are called '",
-                    picture.stem().string(), "' and would be written to the same mask; got ", picture.string());
-  }
   return pictures;
+}
+
+/// Every picture has files of its own in the output folder, and none is a picture to read.
+void check_outputs(const std::vector<fs::path>& pictures, const fs::path& output, bool overlay) {
+  std::set<fs::path> inputs;
+  for (const fs::path& picture : pictures) inputs.insert(fs::weakly_canonical(picture));
+  std::set<std::string> names;
+  for (const fs::path& picture : pictures) {
+    const std::string stem = picture.stem().string();
+    for (const std::string& name : {stem + ".png", stem + "_overlay.png"}) {
+      if (!overlay && name != stem + ".png") continue;
+      CAMO_CHECK_CODE(data, names.insert(name).second, "predict: two pictures would be written to the same ", name,
+                      "; got ", picture.string(), " as the second; give them other names or separate folders");
+      CAMO_CHECK_CODE(data, !inputs.contains(fs::weakly_canonical(output / name)),
+                      "predict: ", (output / name).string(),
+                      " is a picture to read and would be overwritten; use another --output-dir");
+    }
+  }
+}
+
+void check(const PredictOptions& options) {
+  CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
+  CAMO_CHECK_CODE(usage, options.img_size == 0 || (options.img_size >= 32 && options.img_size <= 4096),
+                  "--img-size: must be 0 or within 32 and 4096; got ", options.img_size);
+  CAMO_CHECK_CODE(usage, !options.threshold || (*options.threshold >= 0 && *options.threshold <= 1),
+                  "--threshold: must be within 0 and 1; got ", *options.threshold);
+}
+
+void write_masks(const PredictOptions& options, const fs::path& stem, const Image& picture, const ProbabilityMap& map) {
+  Image mask = map.to_image();
+  if (options.threshold) {
+    for (size_t p = 0; p < mask.pixels.size(); ++p) {
+      mask.pixels[p] = static_cast<double>(map.values[p]) >= *options.threshold ? 255 : 0;
+    }
+  }
+  const fs::path output = options.output_dir;
+  encode_png(output / (stem.string() + ".png"), mask);
+  if (options.overlay) encode_png(output / (stem.string() + "_overlay.png"), overlay(picture, map));
 }
 
 void run_predict(const PredictOptions& options) {
   const Device device = options.common.apply();
-  CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
-  CAMO_CHECK_CODE(usage, options.threshold <= 1, "--threshold: must be within 0 and 1; got ", options.threshold);
+  check(options);
+  BadImages bad(parse_on_bad_image(options.on_bad_image));
+  const auto augmentation = TestTimeAugmentation::parse(options.tta);
   const std::vector<fs::path> paths = find_pictures(options.input);
+  check_outputs(paths, options.output_dir, options.overlay);
   const LoadedCheckpoint loaded = load_checkpoint(options.checkpoint, options.backbone);
   loaded.network->to(device, f32);
   const int img_size = static_cast<int>(options.img_size > 0 ? options.img_size : loaded.info.img_size);
-  const fs::path output = options.output_dir;
   std::error_code failure;
-  fs::create_directories(output, failure);
-  CAMO_CHECK_CODE(data, !failure && fs::is_directory(output), "predict: can't create the folder ", output.string(),
-                  ": ", failure.message());
+  fs::create_directories(options.output_dir, failure);
+  CAMO_CHECK_CODE(data, !failure && fs::is_directory(options.output_dir), "predict: can't create the folder ",
+                  options.output_dir, ": ", failure.message());
+  Predictor predict(*loaded.network, img_size, augmentation);
   Progress progress("predict", static_cast<int64_t>(paths.size()), "images");
-  for_batches(static_cast<int64_t>(paths.size()), options.batch_size, [&](int64_t first, int64_t count) {
-    std::vector<Image> pictures(static_cast<size_t>(count));
-    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        pictures[static_cast<size_t>(i)] = decode_image(paths[static_cast<size_t>(first + i)], 3);
+  TolerantReader<Image> reader(paths.size(), bad, [&](size_t i) { return decode_image(paths[i], 3); });
+  const auto batch_size = static_cast<size_t>(options.batch_size);
+  size_t written = 0;
+  for (auto batch = reader.next(batch_size); !batch.empty(); batch = reader.next(batch_size)) {
+    std::vector<const Image*> pictures;
+    for (const auto& [number, picture] : batch) pictures.push_back(&picture);
+    const std::vector<ProbabilityMap> maps = predict(pictures);
+    parallel_for(static_cast<int64_t>(batch.size()), 1, [&](int64_t begin, int64_t end) {
+      for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+        write_masks(options, paths[batch[i].first].stem(), batch[i].second, maps[i]);
       }
     });
-    const std::vector<ProbabilityMap> maps = predict(*loaded.network, pictures, img_size);
-    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const std::string stem = paths[static_cast<size_t>(first + i)].stem().string();
-        const ProbabilityMap& map = maps[static_cast<size_t>(i)];
-        Image mask = map.to_image();
-        if (options.threshold >= 0) {
-          for (size_t p = 0; p < mask.pixels.size(); ++p) {
-            mask.pixels[p] = static_cast<double>(map.values[p]) >= options.threshold ? 255 : 0;
-          }
-        }
-        encode_png(output / (stem + ".png"), mask);
-        if (options.overlay) {
-          encode_png(output / (stem + "_overlay.png"), overlay(pictures[static_cast<size_t>(i)], map));
-        }
-      }
-    });
-    progress.update(first + count);
-  });
+    written += batch.size();
+    progress.update(static_cast<int64_t>(reader.position()));
+  }
   progress.finish();
-  fmt::print("{} masks written to {} in {} ({:.1f} images/s, {} at {} px{})\n", paths.size(), output.string(),
-             format_duration(progress.seconds()), static_cast<double>(paths.size()) / progress.seconds(),
-             loaded.info.spec.backbone, img_size, loaded.averaged ? ", averaged weights" : "");
+  bad.report();
+  fmt::print("{} masks written to {} in {} ({:.1f} images/s, {} at {} px{}{})\n", written, options.output_dir,
+             format_duration(progress.seconds()), static_cast<double>(written) / progress.seconds(),
+             loaded.info.spec.backbone, img_size, loaded.averaged ? ", averaged weights" : "",
+             augmentation.passes() > 1 ? fmt::format(", {} views each", augmentation.passes()) : "");
 }
 
 }  // namespace
@@ -121,6 +150,8 @@ Command add_predict_command(CLI::App& app) {
   flags->add_option("--batch-size", options->batch_size, "Pictures at a time")->capture_default_str();
   flags->add_option("--threshold", options->threshold,
                     "Write 0 and 255 only, cut at this probability; default: grey masks");
+  add_tta(*flags, options->tta);
+  add_on_bad_image(*flags, options->on_bad_image);
   flags->add_flag("--overlay", options->overlay, "Also write NAME_overlay.png: the picture with the object tinted");
   return {flags, [options] { run_predict(*options); }};
 }

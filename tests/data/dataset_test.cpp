@@ -166,6 +166,34 @@ TEST(FindDataset, MasksWithoutPictures) {
   EXPECT_ERROR(find_dataset(root.path().string(), Split::all), "1 of 2 have none: alone.png; add the pictures");
 }
 
+TEST(FindDataset, CollectsWhatHasNoPartner) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Imgs", root.path() / "GT", "ok");
+  touch(root.path() / "Imgs/bare.jpg");
+  touch(root.path() / "GT/alone.png");
+  const Dataset found = find_dataset(root.path().string(), Split::all, Unpaired::collect);
+  EXPECT_EQ(names(found), Names{"ok"});
+  ASSERT_EQ(found.unpaired.size(), 2u);
+  EXPECT_NE(found.unpaired[0].find("bare.jpg: has no mask of the same name"), std::string::npos);
+  EXPECT_NE(found.unpaired[1].find("alone.png: has no picture of the same name"), std::string::npos);
+}
+
+TEST(FindSplits, TestSamplesAreThoseThatAreNotForTraining) {
+  const test::TemporaryFolder root;
+  const auto folder = [&](const std::string& name) { return (root.path() / name).string(); };
+  touch_pair(root.path() / "a/Train/Imgs", root.path() / "a/Train/GT", "t");
+  touch_pair(root.path() / "a/Test/Imgs", root.path() / "a/Test/GT", "e");
+  touch_pair(root.path() / "b/Imgs", root.path() / "b/GT", "x");
+  const DatasetSplits both = find_splits(folder("a"));
+  EXPECT_EQ(both.train.size(), 1u);
+  ASSERT_EQ(both.test.size(), 1u);
+  EXPECT_EQ(both.test[0].image.stem(), "e");
+  EXPECT_TRUE(find_splits(folder("b")).test.empty());
+  EXPECT_EQ(find_splits(folder("b"), folder("a")).test[0].image.stem(), "e");
+  EXPECT_TRUE(find_splits(folder("a/Test")).test.empty());
+  EXPECT_ERROR(find_splits(folder("c")), "no such folder");
+}
+
 TEST(FindDataset, DuplicateStems) {
   const test::TemporaryFolder root;
   touch_pair(root.path() / "Imgs", root.path() / "GT", "a");

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Records tests/golden/metrics: small made-up predictions and masks, and the scores that PySODMetrics gives them.
 
-Needs numpy, opencv-python and pysodmetrics (1.6.2 was used). `record_metrics.py OUT [COUNT SIDE]` writes OUT/pred, OUT/gt
-and OUT/expected.json; with COUNT, so many random pairs of SIDE x SIDE pixels instead of the special cases.
+Needs numpy, opencv-python and pysodmetrics (1.6.2 was used). `record_metrics.py OUT` writes OUT/pred, OUT/gt
+and OUT/expected.json. scripts/compare_metrics.py uses the rest.
 """
 import json
 import pathlib
@@ -29,6 +29,16 @@ class Scores:
         for part in [*self.parts, self.cut]:
             part.step(pred, gt)
         return self
+
+    def last(self):
+        """Of the latest pair alone."""
+        mae, s, w, f, e = self.parts
+        fm, em = f.changeable_fms[-1], e.changeable_ems[-1]
+        values = {"mae": mae.maes[-1], "sm": s.sms[-1], "wfm": w.weighted_fms[-1],
+                  "adp_fm": f.adaptive_fms[-1], "mean_fm": fm.mean(), "max_fm": fm.max(),
+                  "adp_em": e.adaptive_ems[-1], "mean_em": em.mean(), "max_em": em.max()}
+        values.update({k: h.binary_results[-1] for k, h in self.cut._metric_handlers.items()})
+        return {k: float(v) for k, v in values.items()}
 
     def results(self):
         mae, s, w, f, e = [part.get_results() for part in self.parts]
@@ -80,24 +90,26 @@ def special_cases():
         yield f"random_{i}", random_pair(rng, *rng.integers(20, 64, 2))
 
 
+def write_pair(out, name, pred, gt):
+    for folder, image in (("pred", pred), ("gt", gt)):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(out / folder / f"{name}.png"), image)
+
+
+def write_random_pairs(out, count, side):
+    rng = np.random.default_rng(4)
+    for i in range(count):
+        write_pair(out, f"{i:04}", *random_pair(rng, side, side))
+
+
 def main():
     out = pathlib.Path(sys.argv[1])
-    pairs = special_cases()
-    if len(sys.argv) > 2:
-        rng, side = np.random.default_rng(4), int(sys.argv[3])
-        pairs = ((f"{i:04}", random_pair(rng, side, side)) for i in range(int(sys.argv[2])))
-    for folder in ("pred", "gt"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
     whole, per_image = Scores(), []
-    for name, (pred, gt) in pairs:
-        cv2.imwrite(str(out / "pred" / f"{name}.png"), pred)
-        cv2.imwrite(str(out / "gt" / f"{name}.png"), gt)
-        if len(sys.argv) > 2:
-            continue
+    for name, (pred, gt) in special_cases():
+        write_pair(out, name, pred, gt)
         whole.step(pred, gt)
-        per_image.append({"name": f"{name}.png", **Scores().step(pred, gt).results()})
-    if per_image:
-        (out / "expected.json").write_text(json.dumps({"dataset": whole.results(), "per_image": per_image}, indent=1) + "\n")
+        per_image.append({"name": f"{name}.png", **whole.last()})
+    (out / "expected.json").write_text(json.dumps({"dataset": whole.results(), "per_image": per_image}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

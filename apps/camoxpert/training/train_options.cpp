@@ -1,5 +1,6 @@
 #include "apps/camoxpert/training/train_options.h"
 
+#include "apps/camoxpert/bad_images.h"
 #include "core/error.h"
 
 namespace camo::app {
@@ -16,7 +17,7 @@ void TrainOptions::add_to(CLI::App& command) {
   option("--img-size", img_size, "Side of the square pictures the network sees", data);
   option("--num-workers", num_workers, "Threads that decode pictures; 0 decodes between the steps", data);
   option("--cache-mb", cache_mb, "Keep resized pictures in memory when the set fits into so many MiB", data);
-  option("--max-bad-images", max_bad_images, "Damaged pictures to replace before giving up", data);
+  add_on_bad_image(command, on_bad_image)->group(data);
   command.add_flag("!--no-augment", augment, "No random mirroring and turning")->group(data);
 
   const char* const model = "Network";
@@ -59,6 +60,7 @@ void TrainOptions::check() const {
   const auto at_least = [](const char* flag, double value, double limit) {
     CAMO_CHECK_CODE(usage, value >= limit, flag, ": must be at least ", limit, "; got ", value);
   };
+  parse_on_bad_image(on_bad_image);
   at_least("--img-size", img_size, 32);
   at_least("--epochs", static_cast<double>(epochs), 1);
   at_least("--stage1-epochs", static_cast<double>(stage1_epochs), 0);

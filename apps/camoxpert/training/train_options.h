@@ -18,7 +18,7 @@ struct TrainOptions {
   int img_size = 384;
   int num_workers = 2;
   int64_t cache_mb = 2048;
-  int64_t max_bad_images = 0;
+  std::string on_bad_image = "error";
   bool augment = true;
   // network
   CamoXpertSpec network{.deep_supervision = false};

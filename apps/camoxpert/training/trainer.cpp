@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "apps/camoxpert/bad_images.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/random.h"
@@ -28,23 +29,33 @@ constexpr size_t kStepsBetweenReads = 10;  // on a GPU: each read waits for it
 struct DataPlan {
   std::vector<Sample> train, validation;
   std::string report;
+  int64_t max_bad_images = 0;  // what --on-bad-image still allows
 };
 
 DataPlan plan_data(const TrainOptions& options) {
+  const int64_t limit = parse_on_bad_image(options.on_bad_image);
+  const Unpaired unpaired = limit > 0 ? Unpaired::collect : Unpaired::refuse;
   DataPlan plan;
-  const Dataset train = find_dataset(options.dataset_path, Split::train);
+  BadImages bad(limit);
+  const Dataset train = find_dataset(options.dataset_path, Split::train, unpaired);
+  for (const std::string& message : train.unpaired) {
+    bad.add(message);
+    plan.report += fmt::format("  left out: {}\n", message);
+  }
+  bad.check();
+  plan.max_bad_images = limit - static_cast<int64_t>(train.unpaired.size());
   plan.train = train.samples;
   for (const DatasetSource& source : train.sources) {
     plan.report += fmt::format("  {} pairs in {}\n", source.count, source.images.string());
   }
   std::vector<Sample> test;
   if (!options.val_path.empty()) {
-    test = find_dataset(options.val_path, Split::test).samples;
+    test = find_dataset(options.val_path, Split::test, unpaired).samples;
   } else {
     // What the folders hold besides the training samples; a folder without splits holds nothing else.
     std::set<std::filesystem::path> used;
     for (const Sample& sample : plan.train) used.insert(sample.image);
-    for (const Sample& sample : find_dataset(options.dataset_path, Split::all).samples) {
+    for (const Sample& sample : find_dataset(options.dataset_path, Split::all, unpaired).samples) {
       if (!used.contains(sample.image)) test.push_back(sample);
     }
   }
@@ -112,7 +123,7 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml) : 
   loading.drop_last = true;
   loading.seed = options_.seed;
   loading.cache_bytes = options_.cache_mb << 20;
-  loading.max_bad_images = options_.max_bad_images;
+  loading.max_bad_images = data.max_bad_images;
   loading.on_bad_image = [this](const std::string& message) { folder_->log("replaced a damaged picture: " + message); };
   loader_ = std::make_unique<DataLoader>(train_samples_, loading);
   batches_ = std::make_unique<DeviceBatches>(*loader_, device_);
@@ -264,9 +275,10 @@ bool Trainer::train_epoch(int64_t epoch, const Stage& stage) {
 
 void Trainer::finish_epoch(int64_t epoch, const LossMeans& losses) {
   if (ema_ && epoch > 0) ema_->swap(*network_);
-  const EvaluationResult scores =
-      evaluate(*network_, val_samples_,
-               {.img_size = options_.img_size, .contact_sheet = folder_->sample(fmt::format("epoch_{:03}", epoch))});
+  const EvaluationResult scores = evaluate(*network_, val_samples_,
+                                           {.img_size = options_.img_size,
+                                            .max_bad_images = parse_on_bad_image(options_.on_bad_image),
+                                            .contact_sheet = folder_->sample(fmt::format("epoch_{:03}", epoch))});
   if (ema_ && epoch > 0) ema_->swap(*network_);
   nlohmann::json row{{"epoch", epoch},
                      {"step", step_},
