@@ -24,8 +24,8 @@ svg text { fill: var(--ink); } svg .title { font-size: 13px; font-weight: 600; }
 svg .grid { stroke: var(--rule); stroke-width: .7; } svg .bar { fill: var(--a); }
 svg .line0, svg .line1 { fill: none; stroke: var(--a); stroke-width: 2; } svg .line1 { stroke: var(--b); }
 .wide { overflow-x: auto; } .tall { max-height: 560px; overflow: auto; border: 1px solid var(--rule); border-radius: 8px; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 9px; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 12.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 6px; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 .tall th { position: sticky; top: 0; background: var(--tint); cursor: pointer; user-select: none; }
 th[aria-sort=ascending]::after { content: " \25B2"; } th[aria-sort=descending]::after { content: " \25BC"; }
