@@ -52,18 +52,27 @@ bool run_checkpoint(std::span<const uint8_t> bytes) {
   }
 }
 
-bool run_configuration(std::span<const uint8_t> bytes) {
-  const MemoryFile file(bytes);
+/// The flags of `camoxpert train`, declared once: declaring takes longer than reading a file.
+struct ConfigurationReader {
   CLI::App app;
-  app.require_subcommand(1);
-  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  app.set_config("--config", "", "")->expected(1);
-  app.fallthrough();
   app::TrainOptions options;
-  options.add_to(*app.add_subcommand("train", ""));
+
+  ConfigurationReader() {
+    app.require_subcommand(1);
+    app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    app.set_config("--config", "", "")->expected(1);
+    app.fallthrough();
+    options.add_to(*app.add_subcommand("train", ""));
+  }
+};
+
+bool run_configuration(std::span<const uint8_t> bytes) {
+  static ConfigurationReader reader;
+  const MemoryFile file(bytes);
+  reader.options = {};
   try {
-    app.parse(std::vector<std::string>{file.path(), "--config", "train"});  // from the back, as CLI11 wants it
-    options.check();
+    reader.app.parse(std::vector<std::string>{file.path(), "--config", "train"});  // from the back, as CLI11 wants it
+    reader.options.check();
     return true;
   } catch (const CLI::Error&) {
     return false;
