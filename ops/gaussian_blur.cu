@@ -9,7 +9,7 @@
 #include "ops/detail/row_filter.h"
 #include "ops/detail/rows.h"
 #ifdef __CUDACC__
-#include "ops/detail/packs.cuh"
+#include "core/cuda/packs.cuh"
 #endif
 
 namespace camo::detail {
@@ -108,7 +108,7 @@ void blur_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] const std::vec
   cuda::dispatch_floating(x.dtype(), "gaussian_blur", [&]<class T>() {
     using A = cuda::Accumulator<T>;
     const Tensor across = empty(x.shape(), dtype_of<A>, x.device());
-    dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {channels}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {channels}}, [&]<int N>() {
       cuda::for_each(x.device(), x.numel() / N, "gaussian_blur",
                      BlurPack<T, A, N>(x.data<T>(), across.data<A>(), channels, width, weights));
       cuda::for_each(x.device(), x.numel() / N, "gaussian_blur",

@@ -108,7 +108,7 @@ struct InverseNorms {
 
   __device__ void add(int64_t outer, int64_t row, int64_t column, Partial (&partial)[N]) const {
     A values[N];
-    detail::load_pack<T, N>(x + outer * outer_stride + row * stride + column, values);
+    cuda::load_constants<N>(x + outer * outer_stride + row * stride + column, values);
 #pragma unroll
     for (int i = 0; i < N; ++i) partial[i].sum += values[i] * values[i];
   }
@@ -138,10 +138,10 @@ struct Scale {
   }
   __device__ void apply(int64_t outer, int64_t row, int64_t column, const Parameters& p) const {
     A values[N];
-    detail::load_pack<T, N>(x + outer * outer_stride + row * stride + column, values);
+    cuda::load_constants<N>(x + outer * outer_stride + row * stride + column, values);
 #pragma unroll
     for (int i = 0; i < N; ++i) values[i] *= p.inverse[i];
-    detail::store_pack<T, N>(y + (outer * extent + row) * inner + column, values);
+    cuda::store_values<N>(y + (outer * extent + row) * inner + column, values);
   }
 };
 
@@ -161,8 +161,8 @@ struct GradientDots {
   __device__ void add(int64_t outer, int64_t row, int64_t column, Partial (&partial)[N]) const {
     const int64_t at = (outer * extent + row) * inner + column;
     A out[N], g[N];
-    detail::load_pack<T, N>(y + at, out);
-    detail::load_pack<T, N>(dy + at, g);
+    cuda::load_constants<N>(y + at, out);
+    cuda::load_constants<N>(dy + at, g);
 #pragma unroll
     for (int i = 0; i < N; ++i) partial[i].sum += out[i] * g[i];
   }
@@ -196,11 +196,11 @@ struct InputGradient {
   __device__ void apply(int64_t outer, int64_t row, int64_t column, const Parameters& p) const {
     const int64_t at = (outer * extent + row) * inner + column;
     A out[N], g[N];
-    detail::load_pack<T, N>(y + at, out);
-    detail::load_pack<T, N>(dy + at, g);
+    cuda::load_constants<N>(y + at, out);
+    cuda::load_constants<N>(dy + at, g);
 #pragma unroll
     for (int i = 0; i < N; ++i) g[i] = (g[i] - out[i] * p.dots[i]) * p.inverse[i];
-    detail::store_pack<T, N>(dx + at, g);
+    cuda::store_values<N>(dx + at, g);
   }
 };
 
@@ -260,7 +260,7 @@ void normalize_cuda([[maybe_unused]] const Slabs& x, [[maybe_unused]] double eps
       CAMO_LAUNCHED("l2_normalize");
       return;
     }
-    detail::dispatch_pack<T>({{in, y.raw_data()}, {x.inner, x.stride, x.outer_stride}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{in, y.raw_data()}, {x.inner, x.stride, x.outer_stride}}, [&]<int N>() {
       detail::column_reduce(
           device, x.outer, x.extent, x.inner, "l2_normalize_norms",
           InverseNorms<T, N>{in, x.outer_stride, x.stride, x.inner, static_cast<A>(eps), inverse.data<A>()});
@@ -290,7 +290,7 @@ void normalize_backward_cuda([[maybe_unused]] const Slabs& y, [[maybe_unused]] c
       return;
     }
     const Tensor dots = empty(inverse.shape(), inverse.dtype(), device);
-    detail::dispatch_pack<T>({{out, g, dx.raw_data()}, {y.inner}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{out, g, dx.raw_data()}, {y.inner}}, [&]<int N>() {
       detail::column_reduce(device, y.outer, y.extent, y.inner, "l2_normalize_dots",
                             GradientDots<T, N>{out, g, y.extent, y.inner, scale, limit, dots.data<A>()});
       detail::column_map(device, y.outer, y.extent, y.inner, "l2_normalize_backward",

@@ -11,7 +11,7 @@
 #include "ops/detail/rows.h"
 #include "ops/losses.h"
 #ifdef __CUDACC__
-#include "ops/detail/packs.cuh"
+#include "core/cuda/packs.cuh"
 #endif
 
 namespace camo {
@@ -102,7 +102,7 @@ struct MapPacks {
           const int tap = taps[k].values[3 * i + j];
           if (tap == 0) continue;
           cuda::Accumulator<T> values[N];
-          detail::load_pack<T, N>(x[k] + at, values);
+          cuda::load_constants<N>(x[k] + at, values);
 #pragma unroll
           for (int n = 0; n < N; ++n) sums[k][n] += static_cast<cuda::Accumulator<T>>(tap) * values[n];
         }
@@ -122,7 +122,7 @@ struct FilterPack {
     const T* const in[1] = {x};
     const Taps all[1] = {taps};
     maps.filter(in, all, static_cast<uint32_t>(i), sums);
-    detail::store_pack<T, N>(y + i * N, sums[0]);
+    cuda::store_values<N>(y + i * N, sums[0]);
   }
 };
 
@@ -140,7 +140,7 @@ struct EdgeMagnitudePack {
     maps.filter(in, taps, static_cast<uint32_t>(i), g);
 #pragma unroll
     for (int n = 0; n < N; ++n) g[0][n] = ::sqrt(g[0][n] * g[0][n] + g[1][n] * g[1][n] + eps);
-    detail::store_pack<T, N>(m + i * N, g[0]);
+    cuda::store_values<N>(m + i * N, g[0]);
   }
 };
 
@@ -156,16 +156,16 @@ struct EdgeSharesPack {
     const T* const in[2] = {x, x};
     constexpr Taps taps[2] = {kSobelX, kSobelY};
     maps.filter(in, taps, static_cast<uint32_t>(i), g);
-    detail::load_pack<T, N>(m + i * N, magnitude);
-    detail::load_pack<T, N>(dy + i * N, share);
+    cuda::load_constants<N>(m + i * N, magnitude);
+    cuda::load_constants<N>(dy + i * N, share);
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       share[n] /= magnitude[n];
       g[0][n] *= share[n];
       g[1][n] *= share[n];
     }
-    detail::store_pack<A, N>(to_x + i * N, g[0]);
-    detail::store_pack<A, N>(to_y + i * N, g[1]);
+    cuda::store_values<N>(to_x + i * N, g[0]);
+    cuda::store_values<N>(to_y + i * N, g[1]);
   }
 };
 
@@ -182,7 +182,7 @@ struct EdgeGradientPack {
     maps.filter(in, taps, static_cast<uint32_t>(i), g);
 #pragma unroll
     for (int n = 0; n < N; ++n) g[0][n] += g[1][n];
-    detail::store_pack<T, N>(dx + i * N, g[0]);
+    cuda::store_values<N>(dx + i * N, g[0]);
   }
 };
 
@@ -197,7 +197,7 @@ void filter_cuda([[maybe_unused]] const char* op, [[maybe_unused]] const Tensor&
   check_size(op, x);
   if (x.numel() == 0) return;
   cuda::dispatch_floating(x.dtype(), op, [&]<class T>() {
-    detail::dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {x.size(3)}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {x.size(3)}}, [&]<int N>() {
       cuda::for_each(x.device(), x.numel() / N, op, FilterPack<T, N>{MapPacks<N>(x), x.data<T>(), taps, y.data<T>()});
     });
   });
@@ -211,7 +211,7 @@ void edge_magnitude_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] doub
   if (x.numel() == 0) return;
   cuda::dispatch_floating(x.dtype(), "edge_magnitude", [&]<class T>() {
     using A = cuda::Accumulator<T>;
-    detail::dispatch_pack<T>({{x.raw_data(), m.raw_data()}, {x.size(3)}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{x.raw_data(), m.raw_data()}, {x.size(3)}}, [&]<int N>() {
       cuda::for_each(x.device(), x.numel() / N, "edge_magnitude",
                      EdgeMagnitudePack<T, N>{MapPacks<N>(x), x.data<T>(), static_cast<A>(eps), m.data<T>()});
     });
@@ -227,7 +227,7 @@ void edge_magnitude_backward_cuda([[maybe_unused]] const Tensor& x, [[maybe_unus
     using A = cuda::Accumulator<T>;
     const Tensor to_x = empty(x.shape(), dtype_of<A>, x.device()), to_y = empty(x.shape(), dtype_of<A>, x.device());
     const std::initializer_list<const void*> pointers{x.raw_data(), m.raw_data(), dy.raw_data(), dx.raw_data()};
-    detail::dispatch_pack<T>({pointers, {x.size(3)}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({pointers, {x.size(3)}}, [&]<int N>() {
       const MapPacks<N> maps(x);
       cuda::for_each(
           x.device(), x.numel() / N, "edge_magnitude_backward",

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kBlock, 2)
       for (int j = 0; j < kTile + K - 1; ++j) {
         const int ix = ox + j - s.pad_w;
         if (ix >= 0 && ix < s.in_w) {
-          load_pack<T, kIn>(row + int64_t{ix} * (s.packs * kIn), window[j]);
+          load_values<kIn>(row + int64_t{ix} * (s.packs * kIn), window[j]);
         } else {
 #pragma unroll
           for (int v = 0; v < kIn; ++v) window[j][v] = A(0);
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kBlock, 2)
 #pragma unroll
       for (int kx = 0; kx < K; ++kx) {
         A tap[kWide];
-        load_pack<A, kWide>(taps + ((ky * K + kx) * s.pitch + lane) * kWide, tap);
+        load_values<kWide>(taps + ((ky * K + kx) * s.pitch + lane) * kWide, tap);
 #pragma unroll
         for (int t = 0; t < kTile; ++t) {
 #pragma unroll
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kBlock, 2)
     T* to = out + ((int64_t{image} * s.out_h + oy) * s.out_w + ox) * (s.packs * kOut) + pack * kOut;
 #pragma unroll
     for (int t = 0; t < kTile; ++t) {
-      if (ox + t < s.out_w) store_pack<T, kOut>(to + int64_t{t} * (s.packs * kOut), sums[t]);
+      if (ox + t < s.out_w) store_values<kOut>(to + int64_t{t} * (s.packs * kOut), sums[t]);
     }
   }
 }

@@ -4,7 +4,7 @@
 // channels of a block's tile), then along rows of the map, so that the rows a window needs are read by neighbours.
 #pragma once
 
-#include "core/cuda/kernels.cuh"
+#include "core/cuda/packs.cuh"
 #include "ops/detail/conv_problem.h"
 
 namespace camo::cuda {
@@ -12,21 +12,6 @@ namespace camo::cuda {
 inline constexpr int kTile = 6;       // divides the widths of 12, 24, 48 and 96 that networks have at 384 x 384
 inline constexpr int kMaxLanes = 64;  // packs of channels in a block's tile
 inline constexpr int64_t kSharedLimit = 48 * 1024;
-
-/// V elements as one access, converted to the accumulation type.
-template <class T, int V>
-__device__ void load_pack(const T* from, Accumulator<T> (&to)[V]) {
-  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(from);
-#pragma unroll
-  for (int k = 0; k < V; ++k) to[k] = convert<Accumulator<T>>(pack.values[k]);
-}
-template <class T, int V>
-__device__ void store_pack(T* to, const Accumulator<T> (&from)[V]) {
-  Pack<T, V> pack;
-#pragma unroll
-  for (int k = 0; k < V; ++k) pack.values[k] = convert<T>(from[k]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
-}
 
 /// Channel packs over tiles of equal size.
 struct ChannelTiles {

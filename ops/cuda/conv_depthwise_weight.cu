@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kBlock, 2)
 #pragma unroll
     for (int t = 0; t < kTile; ++t) {
       if (ox + t < s.ow) {
-        load_pack<T, V>(from + int64_t{t} * (s.packs * V), d[t]);
+        load_values<V>(from + int64_t{t} * (s.packs * V), d[t]);
       } else {
 #pragma unroll
         for (int v = 0; v < V; ++v) d[t][v] = A(0);
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kBlock, 2)
         const int ix = ox + j - s.pad_w;
         A value[kWide];
         if (ix >= 0 && ix < s.w) {
-          load_pack<T, kWide>(row + int64_t{ix} * (s.packs * kWide), value);
+          load_values<kWide>(row + int64_t{ix} * (s.packs * kWide), value);
         } else {
 #pragma unroll
           for (int k = 0; k < kWide; ++k) value[k] = A(0);
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kBlock, 2)
     if (first_row + r >= K) continue;
 #pragma unroll
     for (int kx = 0; kx < K; ++kx) {
-      store_pack<A, kWide>(to + ((first_row + r) * K + kx) * channels + pack * kWide, sums[r][kx]);
+      store_values<kWide>(to + ((first_row + r) * K + kx) * channels + pack * kWide, sums[r][kx]);
     }
   }
   if (blockIdx.z == 0) {

@@ -22,7 +22,7 @@ using Parameter = cuda::Accumulator<T>;
 template <class T, int N>
 __device__ void load_wide(const T* from, Wide<T> (&values)[N]) {
   cuda::Accumulator<T> narrow[N];
-  load_pack<T, N>(from, narrow);
+  cuda::load_constants<N>(from, narrow);
 #pragma unroll
   for (int i = 0; i < N; ++i) values[i] = static_cast<Wide<T>>(narrow[i]);
 }
@@ -31,7 +31,7 @@ __device__ void store_wide(T* to, const Wide<T> (&values)[N]) {
   cuda::Accumulator<T> narrow[N];
 #pragma unroll
   for (int i = 0; i < N; ++i) narrow[i] = static_cast<cuda::Accumulator<T>>(values[i]);
-  store_pack<T, N>(to, narrow);
+  cuda::store_values<N>(to, narrow);
 }
 
 /// Mean and rstd of each channel; the running statistics follow unless null. Plain sums do for f32: in double neither
@@ -217,7 +217,7 @@ void forward(const Rows& x, const Tensor& weight, const Tensor& bias, const Tens
         device, x.width, "batch_norm_running_statistics",
         RunningStatistics<W, P>{from_mean.data<P>(), from_var.data<P>(), options.eps, mean.data<W>(), rstd.data<W>()});
   }
-  dispatch_pack<T>({{in, y.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
+  cuda::dispatch_pack<T>({{in, y.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
     if (options.training) {
       BatchStatistics<T, N> statistics{in,
                                        x.stride,
@@ -258,7 +258,7 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   const ParameterTarget<P> dweight(grads.dweight, width, device), dbias(grads.dbias, width, device);
   const T *in = x.row<T>(0), *g = dy.row<T>(0);
   T* dx = grads.dx.defined() ? grads.dx.data<T>() : nullptr;
-  dispatch_pack<T>({{in, g, dx}, {width, x.stride, dy.stride}}, [&]<int N>() {
+  cuda::dispatch_pack<T>({{in, g, dx}, {width, x.stride, dy.stride}}, [&]<int N>() {
     column_reduce(device, 1, x.count, width, "batch_norm_parameter_gradients",
                   ParameterSums<T, N>{in, g, x.stride, dy.stride, width, mean.data<W>(), rstd.data<W>(), sums.data<W>(),
                                       dweight.data(), dbias.data()});

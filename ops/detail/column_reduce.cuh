@@ -8,8 +8,8 @@
 #pragma once
 
 #include "core/cuda/kernels.cuh"
+#include "core/cuda/packs.cuh"
 #include "core/tensor.h"
-#include "ops/detail/packs.cuh"
 
 namespace camo::detail {
 

@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(cuda::kBlock)
       const int pack = p * G + lane;
       if (pack >= row_packs) continue;
       A scale[N], shift[N];
-      load_pack<A, N>(weight + pack * N, scale);
-      load_pack<A, N>(bias + pack * N, shift);
+      cuda::load_constants<N>(weight + pack * N, scale);
+      cuda::load_constants<N>(bias + pack * N, shift);
 #pragma unroll
       for (int i = 0; i < N; ++i) values[p][i] = values[p][i] * rstd * scale[i] + shift[i];
     }
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
       const int pack = p * G + lane;
       if (pack >= row_packs) continue;
       A scale[N];
-      load_pack<A, N>(weight + pack * N, scale);
+      cuda::load_constants<N>(weight + pack * N, scale);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         n[p][i] = (n[p][i] - mean) * rstd;
@@ -213,8 +213,8 @@ struct ParameterSums {
 
   __device__ void add(int64_t, int64_t row, int64_t column, Partial (&partial)[N]) const {
     A in[N], g[N];
-    load_pack<T, N>(x + row * x_stride + column, in);
-    load_pack<T, N>(dy + row * dy_stride + column, g);
+    cuda::load_constants<N>(x + row * x_stride + column, in);
+    cuda::load_constants<N>(dy + row * dy_stride + column, g);
     const A mean = means[row], rstd = rstds[row];
 #pragma unroll
     for (int i = 0; i < N; ++i) {
@@ -258,7 +258,7 @@ void forward(const Rows& x, const Tensor& weight, const Tensor& bias, double eps
   cudaStream_t stream = cuda::use(device);
   bool done = false;
   if constexpr (!std::is_same_v<T, double>) {
-    dispatch_pack<T>({{in, y.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{in, y.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
       done = dispatch_row_group<T, N, kForwardLimit>(x.width / N, [&]<class Group>() {
         layer_norm_forward_kernel<T, Group><<<Group::blocks(x.count, device), cuda::kBlock, 0, stream>>>(
             in, x.count, x.stride, static_cast<int>(x.width / N), w, b, static_cast<A>(eps), y.data<T>(),
@@ -287,7 +287,7 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   cudaStream_t stream = cuda::use(device);
   bool done = false;
   if constexpr (!std::is_same_v<T, double>) {
-    dispatch_pack<T>({{in, g, dx}, {width, x.stride, dy.stride}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{in, g, dx}, {width, x.stride, dy.stride}}, [&]<int N>() {
       done = dispatch_row_group<T, N, kBackwardLimit>(width / N, [&]<class Group>() {
         // As many blocks as stay on the device: each leaves a row of sums.
         const auto shared = static_cast<size_t>(2 * width) * sizeof(A);
@@ -312,7 +312,7 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
           in, x.stride, g, dy.stride, x.count, width, w, means, rstds, dx);
       CAMO_LAUNCHED("layer_norm_backward");
     }
-    dispatch_pack<T>({{in, g}, {width, x.stride, dy.stride}}, [&]<int N>() {
+    cuda::dispatch_pack<T>({{in, g}, {width, x.stride, dy.stride}}, [&]<int N>() {
       column_reduce(device, 1, x.count, width, "layer_norm_backward",
                     ParameterSums<T, N>{in, g, x.stride, dy.stride, width, means, rstds, dweight.data(), dbias.data()});
     });

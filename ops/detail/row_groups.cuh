@@ -1,7 +1,7 @@
 // Rows of [M, C] that fit into registers, each shared by G lanes of a warp.
 #pragma once
 
-#include "ops/detail/packs.cuh"
+#include "core/cuda/packs.cuh"
 
 namespace camo::detail {
 
@@ -28,7 +28,7 @@ struct RowGroup {
     for (int p = 0; p < P; ++p) {
       const int pack = p * G + lane();
       if (pack < packs) {
-        load_pack<T, N>(row + pack * N, values[p]);
+        cuda::load_constants<N>(row + pack * N, values[p]);
       } else {
 #pragma unroll
         for (int i = 0; i < N; ++i) values[p][i] = otherwise;
@@ -39,7 +39,7 @@ struct RowGroup {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const int pack = p * G + lane();
-      if (pack < packs) store_pack<T, N>(row + pack * N, values[p]);
+      if (pack < packs) cuda::store_values<N>(row + pack * N, values[p]);
     }
   }
   static __device__ A sum(A value) {

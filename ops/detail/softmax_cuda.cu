@@ -172,7 +172,7 @@ struct BackwardColumn {
 
 /// With the widest packs, or one element; double always takes the long kernels.
 template <class T, class Fn>
-bool dispatch_rows(const PackLimits& limits, int64_t n, Fn&& fn) {
+bool dispatch_rows(const cuda::PackLimits& limits, int64_t n, Fn&& fn) {
   constexpr int kWide = cuda::kPackSize<T>;
   if constexpr (std::is_same_v<T, double>) return false;
   else if (limits.allow(kWide, 16)) return dispatch_row_group<T, kWide, kLimit>(n / kWide, fn);
