@@ -1,6 +1,9 @@
 // camoxpert evaluate: scores of a checkpoint on a data set, or of a folder of predictions.
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <string_view>
+
 #include "apps/camoxpert/bad_images.h"
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
@@ -80,15 +83,19 @@ std::vector<PredictionFile> find_predictions(const EvaluateOptions& options, std
   return files;
 }
 
+/// A line of keys and one of means per data set.
 void print_summary(const EvaluationResult& result) {
-  const auto row = [](const std::string& name, const SegmentationScores& scores) {
-    fmt::print("{:<16}", name);
-    for (const ScoreField& field : kScoreFields) fmt::print(" {:>11.4f}", scores.*field.value);
+  const auto line = [](const std::string& name, const auto& text_of) {
+    fmt::print("{:<10}", name);
+    for (const ScoreField& field : kScoreFields) {
+      fmt::print(" {:>{}}", text_of(field), std::max<size_t>(6, std::string_view(field.name).size()));
+    }
     fmt::print("\n");
   };
-  fmt::print("{:<16}", "");
-  for (const ScoreField& field : kScoreFields) fmt::print(" {:>11}", field.title);
-  fmt::print("\n");
+  const auto row = [&](const std::string& name, const SegmentationScores& scores) {
+    line(name, [&](const ScoreField& field) { return fmt::format("{:.4f}", scores.*field.value); });
+  };
+  line("", [](const ScoreField& field) { return std::string(field.name); });
   for (const auto& [label, scores] : result.sets) row(label, scores);
   row("mean", result.mean);
   fmt::print("answering 'everything': IoU {:.4f}\n", result.everything_iou);

@@ -1,5 +1,6 @@
 // camoxpert: trains, evaluates and runs the CamoXpert network.
 #include <fmt/core.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -73,6 +74,15 @@ std::string suggestion(const CLI::App& app, const std::vector<std::string>& argu
   return {};
 }
 
+/// Pictures and maps of a few MiB come and go all the time. Giving each back to the system and faulting its pages in
+/// again took half the time of scoring predictions; so blocks below 32 MiB stay with the process.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
+}
+
 int run(int argc, char** argv) {
   CLI::App app{
       "CamoXpert: finds camouflaged objects in photos. `camoxpert COMMAND --help` lists the flags of a command."};
@@ -111,6 +121,7 @@ int run(int argc, char** argv) {
 }  // namespace camo::app
 
 int main(int argc, char** argv) {
+  camo::app::keep_freed_memory();
   try {
     return camo::app::run(argc, argv);
   } catch (const camo::Error& error) {

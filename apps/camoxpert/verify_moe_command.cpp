@@ -28,13 +28,13 @@ struct VerifyMoeOptions {
 void print_usage(const std::vector<StageRouting>& stages) {
   fmt::print("\nshare of the choices, and mean weight when chosen\n{:<7}", "stage");
   for (size_t e = 0; e < stages.front().counts.size(); ++e)
-    fmt::print(" {:>16}", fmt::format("{} {}", e, kExpertNames[e % kExpertNames.size()]));
+    fmt::print(" {:>13}", fmt::format("{} {}", e, kExpertNames[e % kExpertNames.size()]));
   fmt::print(" {:>9} {:>12}\n", "balance", "loss");
   for (size_t s = 0; s < stages.size(); ++s) {
     const StageRouting& stage = stages[s];
     fmt::print("{:<7}", s + 1);
     for (size_t e = 0; e < stage.counts.size(); ++e) {
-      fmt::print(" {:>16}", stage.counts[e] == 0
+      fmt::print(" {:>13}", stage.counts[e] == 0
                                 ? "never"
                                 : fmt::format("{:.1f} %  {:.2f}", 100 * stage.share(e), stage.mean_weight(e)));
     }
