@@ -19,6 +19,7 @@ Tensor SelfAttention::operator()(const Tensor& x, const Tensor& mask) const {
   const Tensor qkv = reshape(qkv_(x), {x.size(0), x.size(1), 3, spec_.heads, spec_.channels / spec_.heads});
   AttentionOptions options;
   options.mask = mask;
+  if (!spec_.use_flash_attention) options.backend = AttentionBackend::math;
   if (training() && spec_.dropout > 0) {
     options.dropout = spec_.dropout;
     options.dropout_key = default_generator().next();

@@ -10,6 +10,7 @@ struct SelfAttentionSpec {
   int64_t heads = 8;  // must divide the channels
   bool qkv_bias = true;
   double dropout = 0;  // on the attention weights, while training
+  bool use_flash_attention = true;
 };
 
 /// softmax(q k^T / sqrt(channels / heads)) v per head, then a projection (arXiv:1706.03762). x [B, N, C] -> [B, N, C].

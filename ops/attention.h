@@ -18,8 +18,8 @@ struct AttentionOptions {
   RandomKey dropout_key{};  // used when dropout > 0
   bool causal = false;      // query i sees keys j <= i + Nk - Nq
   std::optional<double> scale{};  // default 1 / sqrt(D)
-  /// automatic: as CAMO_SDPA_BACKEND (auto, flash, math) says, and what is faster where that says nothing. Where flash
-  /// is asked for and not possible, a warning says why, once, and math is used.
+  /// automatic: what set_attention_backend() or else CAMO_SDPA_BACKEND (auto, flash, math) says, and what is faster
+  /// where they say nothing. Where flash is asked for and not possible, a warning says why, once, and math is used.
   AttentionBackend backend = AttentionBackend::automatic;
 };
 
@@ -39,8 +39,17 @@ struct AttentionResult {
 AttentionResult attention_with_log_sum_exp(const Tensor& q, const Tensor& k, const Tensor& v,
                                            const AttentionOptions& options = {});
 
+/// What `automatic` stands for from now on, on all threads, whatever the environment says; automatic itself leaves it
+/// to the environment again.
+void set_attention_backend(AttentionBackend backend);
+/// What `automatic` stands for now. Throws ErrorCode::usage when CAMO_SDPA_BACKEND holds something else.
+AttentionBackend attention_backend();
+
 /// What scaled_dot_product_attention would use, for reports.
 std::string attention_kernel_name(Device device, DType dtype, int64_t queries, int64_t keys, int64_t width,
                                   AttentionBackend backend = AttentionBackend::automatic);
+/// Why it would be math; empty for flash.
+std::string why_math_attention(Device device, DType dtype, int64_t queries, int64_t keys, int64_t width,
+                               AttentionBackend backend = AttentionBackend::automatic);
 
 }  // namespace camo

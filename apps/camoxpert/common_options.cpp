@@ -5,6 +5,7 @@
 #include "apps/camoxpert/inference.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "ops/attention.h"
 #include "ops/math_mode.h"
 
 namespace camo::app {
@@ -15,6 +16,10 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_flag("--tf32,!--no-tf32", tf32,
                    "On a GPU, round the factors of matrix products and convolutions to TF32 (default: on)");
   command.add_flag("--autotune", autotune, "On a GPU, time the candidates for each convolution at its first use");
+  command.add_option("--sdpa-backend", sdpa_backend, "Attention: flash (tiles of scores), math (all scores) or auto")
+      ->check(CLI::IsMember({"auto", "flash", "math"}))
+      ->capture_default_str();
+  command.add_flag("--no-flash-attention", no_flash_attention, "The same as --sdpa-backend math, and stronger");
 }
 
 Device CommonOptions::apply() const {
@@ -22,6 +27,10 @@ Device CommonOptions::apply() const {
   if (threads > 0) set_num_threads(threads);
   set_allow_tf32(tf32);
   set_conv_autotune(autotune);
+  const bool math = no_flash_attention || sdpa_backend == "math";
+  set_attention_backend(math                      ? AttentionBackend::math
+                        : sdpa_backend == "flash" ? AttentionBackend::flash
+                                                  : AttentionBackend::automatic);
   return parse_device(device);
 }
 

@@ -14,9 +14,11 @@ struct CommonOptions {
   int threads = 0;  // 0: all cores
   bool tf32 = true;
   bool autotune = false;
+  std::string sdpa_backend = "auto";
+  bool no_flash_attention = false;
 
   void add_to(CLI::App& command);
-  /// Applies --threads, --tf32 and --autotune and returns the device; throws with the reason when it can't be used.
+  /// Applies the flags and returns the device; throws with the reason when it can't be used.
   Device apply() const;
   /// How f32 is computed on a device: a line for reports.
   std::string precision(Device where) const;

@@ -5,10 +5,11 @@
 
 namespace camo {
 
-std::shared_ptr<Expert> make_expert(int64_t index, int64_t channels, int64_t attention_heads, double dropout) {
+std::shared_ptr<Expert> make_expert(int64_t index, int64_t channels, int64_t attention_heads, double dropout,
+                                    bool use_flash_attention) {
   switch (index % static_cast<int64_t>(kExpertNames.size())) {
     case 0: return std::make_shared<TextureExpert>(channels);
-    case 1: return std::make_shared<AttentionExpert>(channels, attention_heads, dropout);
+    case 1: return std::make_shared<AttentionExpert>(channels, attention_heads, dropout, use_flash_attention);
     case 2: return std::make_shared<HybridExpert>(channels);
     case 3: return std::make_shared<FrequencyExpert>(channels);
     case 4: return std::make_shared<EdgeExpert>(channels);
@@ -43,8 +44,9 @@ Tensor TextureExpert::operator()(const Tensor& x) const {
   return fusion_(concat(parts, 3)) + x;
 }
 
-SDTAEncoder::SDTAEncoder(int64_t channels, int64_t heads, double dropout)
+SDTAEncoder::SDTAEncoder(int64_t channels, int64_t heads, double dropout, bool use_flash_attention)
     : heads_(heads),
+      use_flash_attention_(use_flash_attention),
       qkv_(child<Conv2d>("qkv", Conv2dSpec{.in = channels, .out = 3 * channels, .bias = false})),
       proj_(child<Conv2d>("proj", Conv2dSpec{.in = channels, .out = channels})),
       dropout_(child<Dropout>("dropout", dropout)) {
@@ -55,12 +57,14 @@ SDTAEncoder::SDTAEncoder(int64_t channels, int64_t heads, double dropout)
 Tensor SDTAEncoder::operator()(const Tensor& x) const {
   const int64_t batch = x.size(0), pixels = x.size(1) * x.size(2), channels = x.size(3);
   const Tensor qkv = reshape(qkv_(x), {batch, pixels, 3, heads_, channels / heads_});
-  const Tensor mixed = scaled_dot_product_attention(select(qkv, 2, 0), select(qkv, 2, 1), select(qkv, 2, 2));
+  AttentionOptions options;
+  if (!use_flash_attention_) options.backend = AttentionBackend::math;
+  const Tensor mixed = scaled_dot_product_attention(select(qkv, 2, 0), select(qkv, 2, 1), select(qkv, 2, 2), options);
   return dropout_(proj_(reshape(mixed, x.shape()))) + x;
 }
 
-AttentionExpert::AttentionExpert(int64_t channels, int64_t heads, double dropout)
-    : attention_(child<SDTAEncoder>("attention", channels, heads, dropout)) {}
+AttentionExpert::AttentionExpert(int64_t channels, int64_t heads, double dropout, bool use_flash_attention)
+    : attention_(child<SDTAEncoder>("attention", channels, heads, dropout, use_flash_attention)) {}
 
 HybridExpert::HybridExpert(int64_t channels)
     : local_branch_(child<Sequential>("local_branch")

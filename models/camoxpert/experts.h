@@ -31,14 +31,15 @@ class TextureExpert : public Expert {
   Sequential& fusion_;
 };
 
-/// Multi-head softmax attention over all pixels.
+/// Multi-head softmax attention over all pixels. Without flash attention it makes the matrix of scores.
 class SDTAEncoder : public Module {
  public:
-  SDTAEncoder(int64_t channels, int64_t heads, double dropout);
+  SDTAEncoder(int64_t channels, int64_t heads, double dropout, bool use_flash_attention = true);
   Tensor operator()(const Tensor& x) const;
 
  private:
   int64_t heads_;
+  bool use_flash_attention_;
   Conv2d& qkv_;
   Conv2d& proj_;
   Dropout& dropout_;
@@ -47,7 +48,7 @@ class SDTAEncoder : public Module {
 class AttentionExpert : public Expert {
  public:
   /// Throws when the heads do not divide the channels.
-  AttentionExpert(int64_t channels, int64_t heads, double dropout);
+  AttentionExpert(int64_t channels, int64_t heads, double dropout, bool use_flash_attention = true);
   Tensor operator()(const Tensor& x) const override { return attention_(x); }
 
  private:
@@ -129,6 +130,7 @@ inline constexpr std::array<std::string_view, 7> kExpertNames{"texture", "attent
                                                               "edge",    "semantic",  "contrast"};
 
 /// The expert at position `index` of a mixture: the seven types in order, repeating.
-std::shared_ptr<Expert> make_expert(int64_t index, int64_t channels, int64_t attention_heads, double dropout);
+std::shared_ptr<Expert> make_expert(int64_t index, int64_t channels, int64_t attention_heads, double dropout,
+                                    bool use_flash_attention = true);
 
 }  // namespace camo

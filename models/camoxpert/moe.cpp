@@ -41,7 +41,8 @@ MoELayer::MoELayer(const MoESpec& spec)
         ExpertList& list = child<ExpertList>("experts");
         std::vector<Expert*> experts;
         for (int64_t e = 0; e < spec.experts; ++e) {
-          experts.push_back(list.append(make_expert(e, spec.channels, spec.attention_heads, spec.dropout)));
+          experts.push_back(
+              list.append(make_expert(e, spec.channels, spec.attention_heads, spec.dropout, spec.use_flash_attention)));
         }
         return experts;
       }()),

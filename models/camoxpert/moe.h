@@ -14,6 +14,7 @@ struct MoESpec {
   int64_t experts = 7;
   int64_t attention_heads = 8;
   double dropout = 0.1;
+  bool use_flash_attention = true;  // off: the attention experts make the matrix of scores
 };
 
 /// What one layer decided for a batch.

@@ -48,7 +48,8 @@ CamoXpert::CamoXpert(const CamoXpertSpec& spec)
     moe_layers_.append(MoESpec{.channels = channels,
                                .experts = spec.num_experts,
                                .attention_heads = spec.attention_heads,
-                               .dropout = spec.dropout});
+                               .dropout = spec.dropout,
+                               .use_flash_attention = spec.use_flash_attention});
   }
   for (size_t j = 0; j < 3; ++j) {
     const int64_t in = dims_[3 - j], out = dims_[2 - j];

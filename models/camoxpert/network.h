@@ -21,6 +21,7 @@ struct CamoXpertSpec {
   double dropout = 0.1;
   bool deep_supervision = true;  // off: the deep heads keep their parameters, but do not run
   bool gradient_checkpointing = false;
+  bool use_flash_attention = true;  // off: attention makes the matrix of scores, whatever the environment says
 };
 
 /// Intermediate maps of one stage.

@@ -47,6 +47,30 @@ TEST(FlashSelection, Choice) {
   EXPECT_ERROR(name(16, AttentionBackend::automatic), "CAMO_SDPA_BACKEND: must be auto, flash or math; got fast");
 }
 
+TEST(FlashSelection, SetBackend) {
+  const BackendVariable environment("flash");
+  const auto name = [] { return attention_kernel_name(cpu, f32, 16, 16, 10); };
+  EXPECT_EQ(attention_backend(), AttentionBackend::flash);
+  EXPECT_EQ(name(), "flash (tiled, f32)");
+  set_attention_backend(AttentionBackend::math);
+  EXPECT_EQ(attention_backend(), AttentionBackend::math);
+  EXPECT_EQ(name(), "math");
+  set_attention_backend(AttentionBackend::automatic);
+  EXPECT_EQ(name(), "flash (tiled, f32)");
+}
+
+TEST(FlashSelection, SaysWhyMath) {
+  const BackendVariable none("");
+  const auto why = [](Device device, DType dtype, int64_t tokens, AttentionBackend backend) {
+    return why_math_attention(device, dtype, tokens, tokens, 10, backend);
+  };
+  EXPECT_EQ(why(cpu, f32, 9216, AttentionBackend::automatic), "");
+  EXPECT_EQ(why(cpu, f32, 16, AttentionBackend::automatic), "math is faster at this size");
+  EXPECT_EQ(why(cpu, f32, 9216, AttentionBackend::math), "math was asked for");
+  EXPECT_EQ(why(Device::cuda(0), f64, 16, AttentionBackend::automatic), "no flash kernel for f64 on cuda:0");
+  EXPECT_EQ(why(cpu, bf16, 9216, AttentionBackend::automatic), "");  // computed in f32
+}
+
 TEST(FlashSelection, SaysWhyNot) {
   const flash::AttentionCase in_double{Device::cuda(0), f64, 10, 10, 8};
   const auto choice = flash::choose(in_double, AttentionBackend::flash);

@@ -79,6 +79,26 @@ TEST(CamoXpert, ParameterGroupsFollowTheFreezing) {
   EXPECT_EQ(groups[0].parameters.front().name, "sdta_blocks.0.channel_attention.1.weight");
 }
 
+/// use_flash_attention = false is stronger than the environment.
+TEST(CamoXpert, FlashAttentionCanBeSwitchedOff) {
+  CamoXpertSpec spec = smallest();
+  CamoXpert flash(spec);
+  spec.use_flash_attention = false;
+  CamoXpert math(spec);
+  math.load_state_dict(flash.state_dict());
+  flash.eval();
+  math.eval();
+  const NoGrad no_grad;
+  const Tensor x = uniform({1, 64, 64, 3}, f32);
+  const Tensor by_default = math(x).logits;
+  set_attention_backend(AttentionBackend::flash);
+  EXPECT_TRUE(bitwise_equal(math(x).logits, by_default));
+  const Tensor tiled = flash(x).logits;
+  set_attention_backend(AttentionBackend::automatic);
+  EXPECT_FALSE(bitwise_equal(tiled, by_default));
+  EXPECT_TRUE(all_close(tiled, by_default, 1e-4));
+}
+
 TEST(CamoXpert, DropoutCanBeSet) {
   CamoXpertSpec spec = smallest();
   spec.dropout = 0.5;

@@ -9,13 +9,13 @@
 #include <set>
 #include <utility>
 
+#include "apps/camoxpert/attention_report.h"
 #include "apps/camoxpert/bad_images.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/random.h"
 #include "models/camoxpert/checkpoint.h"
 #include "models/weights/state.h"
-#include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
 
@@ -161,12 +161,8 @@ void Trainer::report_start() {
   folder_->log(fmt::format("device       {}, {}", device_.str(), options_.common.precision(device_)));
   folder_->log(fmt::format("network      CamoXpert on {}, {} experts, {:L} parameters", options_.network.backbone,
                            options_.network.num_experts, network_->parameter_count()));
-  for (int stage = 0; stage < 4; ++stage) {
-    const int64_t side = options_.img_size / (4 << stage), tokens = side * side;
-    const int64_t width =
-        network_->backbone().spec().dims[static_cast<size_t>(stage)] / options_.network.attention_heads;
-    folder_->log(fmt::format("attention    stage {}: {} tokens, head dim {}: {}", stage + 1, tokens, width,
-                             attention_kernel_name(device_, f32, tokens, tokens, width)));
+  for (const std::string& line : attention_report(options_.network, options_.img_size, device_, f32)) {
+    folder_->log("attention    " + line);
   }
   folder_->log(fmt::format("data         {} training pairs, {} px, batch {} x {}{}\n{}", train_samples_.size(),
                            options_.img_size, options_.batch_size, options_.accumulation_steps,
