@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <cstdlib>
 #include <mutex>
 #include <set>
 
@@ -27,7 +26,8 @@ constexpr Line kTable[] = {
     {"flash (f16 mma.sync)", Device::Kind::cuda, DType::f16, 80, 128, 0},
     {"flash (bf16 mma.sync)", Device::Kind::cuda, DType::bf16, 80, 128, 0},
     // On the CPU the products of the plain one are faster, until its matrix of scores outgrows the caches.
-    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 32, 2048},
+    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 32, 1024},
+    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 64, 4096},
     {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, INT64_MAX, 8192},
     {"flash (tiled, f64)", Device::Kind::cpu, DType::f64, 0, INT64_MAX, 512},
 };
@@ -61,16 +61,8 @@ Match find(AttentionCase call) {
   return {nullptr, why};
 }
 
-/// `backend`, or what the environment says where it is automatic.
 AttentionBackend wanted(AttentionBackend backend) {
-  const char* text = std::getenv("CAMO_SDPA_BACKEND");
-  if (backend != AttentionBackend::automatic || !text) return backend;
-  const std::string value = text;
-  if (value == "flash") return AttentionBackend::flash;
-  if (value == "math") return AttentionBackend::math;
-  CAMO_CHECK_CODE(usage, value.empty() || value == "auto", "CAMO_SDPA_BACKEND: must be auto, flash or math; got ",
-                  value);
-  return backend;
+  return backend == AttentionBackend::automatic ? attention_backend() : backend;
 }
 
 }  // namespace

@@ -1,12 +1,15 @@
-// A task has kLanes rows of one head (queries, or keys in the pass for dk and dv), one row in each lane of a few vector
-// registers, and streams the other side past in tiles of kStreamed rows. So every product is a sum of broadcast numbers
-// times vectors, whatever the head width, and nothing is summed across lanes. Scores of one tile stay in the L1 cache.
+// kLanes rows of one head (queries, or keys in backward) stand one in each lane of a few vector registers, and the
+// other side streams past in tiles of kStreamed rows. So products are sums of broadcast numbers times vectors, whatever
+// the head width, and nothing is summed across lanes. Scores of one tile stay in the L1 cache. Forward: a task is a
+// block of queries. Backward: a task is a part of a head's queries and runs over all blocks of keys: every score is
+// computed once.
 #include "ops/attention/tiled_cpu.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "core/parallel.h"
 #include "ops/attention/tiled_products.h"
@@ -214,88 +217,112 @@ T shift_of(T log_sum) {
   return log_sum == -std::numeric_limits<T>::infinity() ? T(0) : log_sum;
 }
 
-template <class T>
-void backward_queries(const AttentionProblem& problem, const T* log_sums, const T* deltas, const Tensor& dy,
-                      const Tensor& dq) {
-  const ScoreRules<T> rules(problem);
-  const int64_t width = problem.width();
-  for_each_block<T>(problem, problem.queries(), [&](int64_t b, int64_t h, int64_t first, int64_t count) {
-    const Head<T> k(problem.k, b, h), v(problem.v, b, h);
-    Scratch<T> queries(width * kLanes<T>), out_grads(width * kLanes<T>), sums(width * kLanes<T>);
-    Scratch<T> tile(kStreamed * width), scores(kStreamed * kLanes<T>), grads(kStreamed * kLanes<T>);
-    alignas(64) T shift[kLanes<T>] = {}, delta[kLanes<T>] = {}, factor[kLanes<T>];
-    const int64_t at = (b * problem.heads() + h) * problem.queries() + first;
-    for (int64_t lane = 0; lane < count; ++lane) shift[lane] = shift_of(log_sums[at + lane]);
-    std::copy_n(deltas + at, count, delta);
-    Head<T>(problem.q, b, h).copy_lanes(first, count, static_cast<T>(problem.scale), queries);
-    Head<T>(dy, b, h).copy_lanes(first, count, T(1), out_grads);
-    std::fill_n(static_cast<T*>(sums), width * kLanes<T>, T(0));
-    const int64_t keys = rules.visible_keys(first + count);
-    for (int64_t key = 0; key < keys; key += kStreamed) {
-      const Block block{b, h, key, std::min(kStreamed, keys - key), first, count, true};
-      v.copy_rows(key, block.rows, tile);
-      multiply_by_depth<T>(tile, block.rows, width, out_grads, grads);
-      k.copy_rows(key, block.rows, tile);
-      multiply_by_depth<T>(tile, block.rows, width, queries, scores);
-      rules.hide(block, scores);
-      if (rules.drops()) rules.drop(block, grads);
-      for (int64_t row = 0; row < block.rows; ++row) {
-        const auto* score = vectors<T>(scores) + row * kVectors;
-        auto* grad = vectors<T>(grads) + row * kVectors;
-        for (int u = 0; u < kVectors; ++u) {
-          grad[u] = exp_nonpositive(score[u] - vectors(shift)[u]) * (grad[u] - vectors(delta)[u]);
-        }
-      }
-      add_by_rows<T>(tile, block.rows, width, grads, sums);
-    }
-    std::fill_n(factor, kLanes<T>, static_cast<T>(problem.scale));
-    Head<T>(dq, b, h).store_lanes(first, count, factor, sums);
-  });
-}
+/// Queries are cut into so many parts at most, each for a task of its own, which writes its own sums for dk and dv: a
+/// number that does not depend on the threads, so that results do not.
+constexpr int64_t kMostParts = 4, kLeastPart = 1024;
 
+/// Gradients of one head from queries [begin, end): dq of these, and their shares of dk and dv. Tensors may be
+/// undefined.
 template <class T>
-void backward_keys(const AttentionProblem& problem, const T* log_sums, const T* deltas, const Tensor& dy,
-                   const Tensor& dk, const Tensor& dv) {
-  const ScoreRules<T> rules(problem);
-  const int64_t width = problem.width();
-  for_each_block<T>(problem, problem.keys(), [&](int64_t b, int64_t h, int64_t first, int64_t count) {
-    const Head<T> q(problem.q, b, h), out_grads(dy, b, h);
-    Scratch<T> keys(width * kLanes<T>), values(width * kLanes<T>);
-    Scratch<T> key_sums(width * kLanes<T>), value_sums(width * kLanes<T>);
-    Scratch<T> tile(kStreamed * width), dy_tile(kStreamed * width);
-    Scratch<T> scores(kStreamed * kLanes<T>), grads(kStreamed * kLanes<T>);
-    alignas(64) T factor[kLanes<T>];
-    const int64_t head = (b * problem.heads() + h) * problem.queries();
-    Head<T>(problem.k, b, h).copy_lanes(first, count, static_cast<T>(problem.scale), keys);
+void backward_part(const AttentionProblem& problem, const ScoreRules<T>& rules, const T* log_sums, const T* deltas,
+                   const Tensor& dy, int64_t b, int64_t h, int64_t begin, int64_t end,
+                   const AttentionGradients& grads) {
+  const int64_t width = problem.width(), pitch = padded_width<T>(width);
+  const bool wants_keys = grads.dk.defined() || grads.dv.defined(), wants_queries = grads.dq.defined();
+  const Head<T> q(problem.q, b, h), k(problem.k, b, h), out_grads(dy, b, h);
+  const T scale = static_cast<T>(problem.scale);
+  Scratch<T> keys(width * kLanes<T>), values(width * kLanes<T>), key_rows(wants_queries ? kLanes<T> * pitch : 0);
+  Scratch<T> key_sums(width * kLanes<T>), value_sums(width * kLanes<T>);
+  Scratch<T> query_sums(wants_queries ? (end - begin) * pitch : 0);
+  Scratch<T> tile(kStreamed * width), dy_tile(kStreamed * width);
+  Scratch<T> scores(kStreamed * kLanes<T>), grad_tile(kStreamed * kLanes<T>);
+  alignas(64) T factor[kLanes<T>];
+  const int64_t head = (b * problem.heads() + h) * problem.queries();
+  if (wants_queries) {
+    std::fill_n(static_cast<T*>(query_sums), (end - begin) * pitch, T(0));
+    std::fill_n(static_cast<T*>(key_rows), kLanes<T> * pitch, T(0));
+  }
+  for (int64_t first = 0; first < problem.keys(); first += kLanes<T>) {
+    const int64_t count = std::min(kLanes<T>, problem.keys() - first);
+    k.copy_lanes(first, count, scale, keys);
     Head<T>(problem.v, b, h).copy_lanes(first, count, T(1), values);
+    for (int64_t i = 0; wants_queries && i < count; ++i) {
+      std::memcpy(key_rows + i * pitch, k.data + (first + i) * k.row, sizeof(T) * static_cast<size_t>(width));
+    }
     std::fill_n(static_cast<T*>(key_sums), width * kLanes<T>, T(0));
     std::fill_n(static_cast<T*>(value_sums), width * kLanes<T>, T(0));
-    for (int64_t query = rules.first_query(first); query < problem.queries(); query += kStreamed) {
-      const Block block{b, h, query, std::min(kStreamed, problem.queries() - query), first, count, false};
+    for (int64_t query = std::max(begin, rules.first_query(first)); query < end; query += kStreamed) {
+      const Block block{b, h, query, std::min(kStreamed, end - query), first, count, false};
       q.copy_rows(query, block.rows, tile);
       out_grads.copy_rows(query, block.rows, dy_tile);
       multiply_by_depth<T>(tile, block.rows, width, keys, scores);
-      multiply_by_depth<T>(dy_tile, block.rows, width, values, grads);
+      multiply_by_depth<T>(dy_tile, block.rows, width, values, grad_tile);
       rules.hide(block, scores);
-      if (rules.drops()) rules.drop(block, grads);
+      if (rules.drops()) rules.drop(block, grad_tile);
       for (int64_t row = 0; row < block.rows; ++row) {
         const T shift = shift_of(log_sums[head + query + row]), delta = deltas[head + query + row];
         auto* weight = vectors<T>(scores) + row * kVectors;
-        auto* grad = vectors<T>(grads) + row * kVectors;
+        auto* grad = vectors<T>(grad_tile) + row * kVectors;
         for (int u = 0; u < kVectors; ++u) {
           weight[u] = exp_nonpositive(weight[u] - shift);
           grad[u] = weight[u] * (grad[u] - delta);
         }
       }
+      if (wants_queries) {
+        add_by_lanes<T>(grad_tile, block.rows, count, key_rows, width, query_sums + (query - begin) * pitch);
+      }
+      if (!wants_keys) continue;
       if (rules.drops()) rules.drop(block, scores);
       add_by_rows<T>(dy_tile, block.rows, width, scores, value_sums);
-      add_by_rows<T>(tile, block.rows, width, grads, key_sums);
+      add_by_rows<T>(tile, block.rows, width, grad_tile, key_sums);
     }
     std::fill_n(factor, kLanes<T>, T(1));
-    if (dv.defined()) Head<T>(dv, b, h).store_lanes(first, count, factor, value_sums);
-    std::fill_n(factor, kLanes<T>, static_cast<T>(problem.scale));
-    if (dk.defined()) Head<T>(dk, b, h).store_lanes(first, count, factor, key_sums);
+    if (grads.dv.defined()) Head<T>(grads.dv, b, h).store_lanes(first, count, factor, value_sums);
+    std::fill_n(factor, kLanes<T>, scale);
+    if (grads.dk.defined()) Head<T>(grads.dk, b, h).store_lanes(first, count, factor, key_sums);
+  }
+  if (!wants_queries) return;
+  const Head<T> dq(grads.dq, b, h);
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t d = 0; d < width; ++d) dq.data[i * dq.row + d] = scale * query_sums[(i - begin) * pitch + d];
+  }
+}
+
+/// total += the others, in order.
+template <class T>
+void add_parts(const Tensor& total, const Tensors& others) {
+  parallel_for(total.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+    for (const Tensor& other : others) {
+      T* to = total.data<T>();
+      const T* from = other.data<T>();
+      for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+    }
   });
+}
+
+template <class T>
+void backward(const AttentionProblem& problem, const T* log_sums, const T* deltas, const Tensor& dy,
+              const AttentionGradients& grads) {
+  const ScoreRules<T> rules(problem);
+  const int64_t queries = problem.queries();
+  const int64_t parts = std::clamp<int64_t>(queries / kLeastPart, 1, kMostParts);
+  std::vector<AttentionGradients> of_part(static_cast<size_t>(parts), grads);
+  Tensors more_dk, more_dv;
+  const auto like = [](const Tensor& x) { return x.defined() ? empty(x.shape(), x.dtype(), cpu) : Tensor(); };
+  for (size_t i = 1; i < of_part.size(); ++i) {
+    more_dk.push_back(of_part[i].dk = like(grads.dk));
+    more_dv.push_back(of_part[i].dv = like(grads.dv));
+  }
+  parallel_for(problem.batch() * problem.heads() * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t head = task / parts, part = task % parts;
+      backward_part<T>(problem, rules, log_sums, deltas, dy, head / problem.heads(), head % problem.heads(),
+                       queries * part / parts, queries * (part + 1) / parts, of_part[static_cast<size_t>(part)]);
+    }
+  });
+  if (parts == 1) return;
+  if (grads.dk.defined()) add_parts<T>(grads.dk, more_dk);
+  if (grads.dv.defined()) add_parts<T>(grads.dv, more_dv);
 }
 
 }  // namespace
@@ -310,10 +337,7 @@ void backward_cpu(const AttentionProblem& problem, const Tensor& y, const Tensor
   dispatch_floating(problem.q.dtype(), "scaled_dot_product_attention", [&]<class T>() {
     const Tensor delta = weighted_output<T>(problem, y, dy);
     const T *log_sums = log_sum_exp.data<T>(), *deltas = delta.data<T>();
-    if (gradients.dq.defined()) backward_queries<T>(problem, log_sums, deltas, dy, gradients.dq);
-    if (gradients.dk.defined() || gradients.dv.defined()) {
-      backward_keys<T>(problem, log_sums, deltas, dy, gradients.dk, gradients.dv);
-    }
+    backward<T>(problem, log_sums, deltas, dy, gradients);
   });
 }
 

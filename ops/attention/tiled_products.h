@@ -1,6 +1,7 @@
 // What tiled attention on the CPU computes with: blocks of scores [rows][kLanes], in whole vector registers.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <new>
 
@@ -123,6 +124,51 @@ void add_by_rows(const T* tile, int64_t rows, int64_t width, const T* weights, T
 template <class T>
 void add_by_rows_scaled(const T* tile, int64_t rows, int64_t width, const T* weights, const T* factors, T* sums) {
   multiply<Into::scaled_sum>(tile, 1, width, width, rows, weights, sums, factors);
+}
+
+/// Columns of a row that is to be read in whole vectors.
+template <class T>
+constexpr int64_t padded_width(int64_t width) {
+  constexpr int64_t kVector = 64 / static_cast<int64_t>(sizeof(T));
+  return (width + kVector - 1) / kVector * kVector;
+}
+/// sums[r][0, kWide vectors) += sum over lanes of weights[r][lane] * lane_rows[lane][...], for kRows rows.
+template <class T, int kRows, int kWide>
+void multiply_lanes(const T* weights, int64_t lanes, const T* lane_rows, int64_t pitch, T* sums) {
+  using Vector = typename VectorOf<T>::type;
+  Vector sum[kRows][kWide] = {};
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    const Vector* from = reinterpret_cast<const Vector*>(lane_rows + lane * pitch);
+    for (int r = 0; r < kRows; ++r) {
+      const T x = weights[r * kLanes<T> + lane];
+      for (int u = 0; u < kWide; ++u) sum[r][u] += x * from[u];
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    Vector* to = vectors(sums + r * pitch);
+    for (int u = 0; u < kWide; ++u) to[u] += sum[r][u];
+  }
+}
+/// sums[r][d] += sum over lanes of weights[r][lane] * lane_rows[lane][d]. Rows of sums and lane_rows have padded_width.
+template <class T>
+void add_by_lanes(const T* weights, int64_t rows, int64_t lanes, const T* lane_rows, int64_t width, T* sums) {
+  constexpr int64_t kVector = 64 / static_cast<int64_t>(sizeof(T));
+  const int64_t pitch = padded_width<T>(width);
+  const auto columns = [&]<int kRows>(int64_t r) {
+    for (int64_t d = 0; d < pitch; d += 4 * kVector) {
+      const T *w = weights + r * kLanes<T>, *from = lane_rows + d;
+      T* to = sums + r * pitch + d;
+      switch (std::min<int64_t>(4, (pitch - d) / kVector)) {
+        case 4: multiply_lanes<T, kRows, 4>(w, lanes, from, pitch, to); break;
+        case 3: multiply_lanes<T, kRows, 3>(w, lanes, from, pitch, to); break;
+        case 2: multiply_lanes<T, kRows, 2>(w, lanes, from, pitch, to); break;
+        default: multiply_lanes<T, kRows, 1>(w, lanes, from, pitch, to);
+      }
+    }
+  };
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) columns.template operator()<4>(r);
+  for (; r < rows; ++r) columns.template operator()<1>(r);
 }
 
 }  // namespace camo::flash
