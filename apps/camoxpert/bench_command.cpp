@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "apps/camoxpert/attention_bench.h"
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "apps/camoxpert/op_bench.h"
@@ -43,6 +44,7 @@ struct BenchOptions {
   int rows = 5;  // of the breakdown by operation
   std::string json;
   OpBenchOptions ops;
+  AttentionBenchOptions attention;
 };
 
 int64_t usual_heads(const std::string& backbone) { return edgenext_spec(backbone).dims[2] % 8 == 0 ? 8 : 4; }
@@ -215,6 +217,10 @@ void run_bench(BenchOptions options) {
     options.ops.batch_size = options.batch_size;
     return write_json(options.json, run_op_bench(options.ops, device));
   }
+  if (options.what == "attention") {
+    options.attention.batch_size = options.batch_size;
+    return write_json(options.json, run_attention_bench(options.attention, device));
+  }
   if (options.network.attention_heads == 0) options.network.attention_heads = usual_heads(options.network.backbone);
   seed_everything(0);
   Bench bench(options, device);
@@ -282,9 +288,9 @@ Command add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   CLI::App* flags =
       app.add_subcommand("bench", "Time a training step, a forward pass or single operations on random pictures");
-  flags->add_option("what", options->what, "train-step, infer or op")
+  flags->add_option("what", options->what, "train-step, infer, op or attention")
       ->required()
-      ->check(CLI::IsMember({"train-step", "infer", "op"}));
+      ->check(CLI::IsMember({"train-step", "infer", "op", "attention"}));
   options->common.add_to(*flags);
   const auto option = [&](const char* flag, auto& value, const char* text) {
     flags->add_option(flag, value, text)->capture_default_str();
@@ -304,6 +310,11 @@ Command add_bench_command(CLI::App& app) {
   option("--rows", options->rows, "Operations and shapes that the breakdown names");
   option("--json", options->json, "Write everything that was measured to this file");
   option("--filter", options->ops.filter, "op: only operations whose name contains this");
+  option("--shapes", options->attention.shapes, "attention: like B16H8N2304D20, separated by commas; empty: a table");
+  option("--dtypes", options->attention.dtypes,
+         "attention: f32, f16, bf16, f64, separated by commas; empty: usual ones");
+  option("--seconds", options->attention.seconds, "attention: for each time");
+  flags->add_flag("--memory", options->attention.memory, "attention: also memory up to 65536 tokens");
   flags->add_option("--convolution", options->ops.convolution, "op: what computes convolutions on a GPU")
       ->check(CLI::IsMember({"automatic", "cudnn", "direct"}))
       ->capture_default_str();

@@ -23,5 +23,6 @@ Command add_gradcheck_command(CLI::App& app);
 Command add_convert_command(CLI::App& app);
 Command add_export_command(CLI::App& app);
 Command add_bench_command(CLI::App& app);
+Command add_verify_attention_command(CLI::App& app);
 
 }  // namespace camo::app

@@ -92,9 +92,11 @@ int run(int argc, char** argv) {
   app.set_config("--config", "", "TOML file with flags, e.g. the config.toml of a run folder")->expected(1);
   app.fallthrough();  // --config may stand behind the subcommand
   const std::vector<Command> commands{
-      add_train_command(app),     add_evaluate_command(app),   add_predict_command(app), add_verify_moe_command(app),
-      add_prepare_command(app),   add_check_data_command(app), add_synth_command(app),   add_info_command(app),
-      add_gradcheck_command(app), add_bench_command(app),      add_convert_command(app), add_export_command(app)};
+      add_train_command(app),           add_evaluate_command(app), add_predict_command(app),
+      add_verify_moe_command(app),      add_prepare_command(app),  add_check_data_command(app),
+      add_synth_command(app),           add_info_command(app),     add_gradcheck_command(app),
+      add_bench_command(app),           add_convert_command(app),  add_export_command(app),
+      add_verify_attention_command(app)};
   std::vector<std::string> arguments(argv + 1, argv + argc);
   for (const Command& command : commands) {
     const auto found = std::find(arguments.begin(), arguments.end(), command.flags->get_name());

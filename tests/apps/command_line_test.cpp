@@ -280,5 +280,46 @@ TEST_F(CommandLine, WrongCheckpoints) {
   expect_failure(evaluate + path("renamed.safetensors"), 4, "does not hold the network it names");
 }
 
+TEST_F(CommandLine, VerifyAttentionComparesTensorsAndTheNetwork) {
+  const ProgramResult result =
+      run_camoxpert("verify-attention --dataset-path " + data() + " --checkpoint " + best() + " --num-samples 2");
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  EXPECT_THAT(result.output, HasSubstr("whole network: edgenext_xx_small at 64 px on 2 pictures"));
+  EXPECT_THAT(result.output, HasSubstr("stage 1: 256 tokens, 8 heads of 3: flash"));
+  EXPECT_THAT(result.output, HasSubstr("flash and standard attention agree"));
+  expect_failure("verify-attention --checkpoint " + best(), 2, "--dataset-path and --checkpoint belong together");
+  expect_failure("verify-attention --num-samples 0", 2, "--num-samples: must be at least 1; got 0");
+}
+
+TEST_F(CommandLine, BenchAttention) {
+  const std::string json = path("attention.json");
+  const ProgramResult result = run_camoxpert(
+      "bench attention --shapes B1H2N40D10,B2H1N33D73 --dtypes f32 --seconds 0 --sdpa-backend flash --json " + json);
+  EXPECT_EQ(result.exit_code, 0) << result.output;
+  const auto rows = nlohmann::json::parse(read_text(json))["rows"];
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[1]["width"], 73);
+  EXPECT_THAT(rows[0]["kernel"].get<std::string>(), HasSubstr("flash"));
+  for (const char* way : {"forward", "backward"}) {
+    EXPECT_GT(rows[0][way]["kernel_us"], 0);
+    EXPECT_GT(rows[0][way]["end_to_end_us"], 0);
+    EXPECT_LT(rows[0][way]["max_error"], 1e-5);
+  }
+  expect_failure("bench attention --shapes B1H2N40", 2, "--shapes: must be like B16H8N2304D20; got 'B1H2N40'");
+  expect_failure("bench attention --dtypes f8", 2, "--dtypes: must be f32, f16, bf16 or f64; got 'f8'");
+}
+
+TEST_F(CommandLine, FlashAttentionCanBeSwitchedOff) {
+  EXPECT_THAT(*train_output_, HasSubstr("attention    stage 1: 256 tokens, 8 heads of 3: "));
+  const std::string bench = "bench attention --shapes B1H1N16D8 --dtypes f32 --seconds 0";
+  const std::string kernel = "B1 H1 N16 D8, f32: ";
+  EXPECT_THAT(run_camoxpert(bench, "CAMO_SDPA_BACKEND=flash").output, HasSubstr(kernel + "flash"));
+  EXPECT_THAT(run_camoxpert(bench + " --no-flash-attention", "CAMO_SDPA_BACKEND=flash").output,
+              HasSubstr(kernel + "math"));
+  EXPECT_THAT(run_camoxpert(bench + " --sdpa-backend math", "CAMO_SDPA_BACKEND=flash").output,
+              HasSubstr(kernel + "math"));
+  expect_failure(bench, 2, "fast not in", "CAMO_SDPA_BACKEND=fast");
+}
+
 }  // namespace
 }  // namespace camo

@@ -82,23 +82,6 @@ TEST(Prepare, RefusesBeforeItWrites) {
                  "--output: must be a folder; got the file");
 }
 
-TEST(Prepare, NamesAndFoldersThatDoNotWork) {
-  const test::SmallData& small = small_data();
-  // x/y_z and x_y/z would both be called x_y_z.
-  for (const auto& [set, name] : {std::pair("x", "y_z"), std::pair("x_y", "z")}) {
-    for (const char* kind : {"Imgs", "GT"}) {
-      const fs::path folder = fs::path(small.path(set)) / kind;
-      fs::create_directories(folder);
-      encode_png(folder / (std::string(name) + ".png"), Image(8, 8, 1, 200));
-    }
-  }
-  expect_failure(
-      "prepare --size 64 --input " + small.path("x") + "+" + small.path("x_y") + " --output " + small.path("xs"), 3,
-      "prepare: two pictures would be called x_y_z");
-  expect_failure("prepare --size 64 --input " + small.data() + " --output " + small.checkpoint() + "/copy", 3,
-                 "prepare: can't create folders in ");
-}
-
 TEST(CheckData, AGoodDataSet) {
   const test::SmallData& small = small_data();
   const std::string output =

@@ -1,7 +1,6 @@
 // camoxpert evaluate: of a checkpoint and of files; what it writes and refuses.
 #include <gmock/gmock.h>
 
-#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -154,29 +153,6 @@ TEST(Evaluate, MissingPredictionsAreNoBetterMean) {
   expect_failure("evaluate --pred " + small.path("nowhere") + " --gt " + gt, 3, "--pred: no such folder");
   fs::create_directory(folder / "none");
   expect_failure("evaluate --pred " + pred + " --gt " + (folder / "none").string(), 3, "--gt: the folder holds no");
-}
-
-TEST(Evaluate, NothingUsableIsAnError) {
-  const test::SmallData& small = small_data();
-  for (const char* kind : {"Imgs", "GT"})
-    test::write_bytes(small.path("unusable/") + kind + "/a.png", test::to_bytes("no"));
-  const std::string folder = small.path("unusable");
-  expect_failure("evaluate --pred " + folder + "/Imgs --gt " + folder + "/GT --on-bad-image skip:5", 3,
-                 "evaluate: none of the 1 pictures can be used; the first: ");
-  expect_failure(
-      "verify-moe --dataset-path " + folder + " --checkpoint " + small.checkpoint() + " --on-bad-image skip:5", 3,
-      "verify-moe: none of the pictures in " + folder + " can be read");
-}
-
-TEST(Evaluate, OutputsThatAreNotFinite) {
-  const test::SmallData& small = small_data();
-  const auto loaded = load_checkpoint(small.checkpoint());
-  for (const NamedTensor& parameter : loaded.network->named_parameters()) {
-    if (parameter.name == "final_conv.3.bias") parameter.import(full(parameter.exported_shape(), NAN, f32, cpu));
-  }
-  save_checkpoint(small.path("nan.safetensors"), *loaded.network, nullptr, loaded.info);
-  expect_failure("evaluate --dataset-path " + small.data() + " --checkpoint " + small.path("nan.safetensors"), 6,
-                 "the network's output is not finite at pixel 0");
 }
 
 Image mirrored(const Image& image) {

@@ -83,6 +83,20 @@ TEST(FlashMemory, InputsStayAsTheyAre) {
   }
 }
 
+/// One small call of every width class with and without rules: what compute-sanitizer runs (docs/ATTENTION.md).
+TEST(FlashMemory, SmallCalls) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : {10, 20, 36, 64, 73, 128, 256}) {
+      if (!flash_takes(dtype, width)) continue;
+      const AttentionInputs in = AttentionInputs(1, 49, 49, 2, width, dtype).as(Layout::fused);
+      for (const AttentionOptions& options :
+           {AttentionOptions{}, AttentionOptions{.dropout = 0.2, .dropout_key = {3, 4}, .causal = true}}) {
+        EXPECT_TRUE(bitwise_equal(flash(in, options).dq, flash(in, options).dq)) << in.text();
+      }
+    }
+  }
+}
+
 /// The most memory of a forward and backward pass, beyond the inputs.
 int64_t peak_bytes(int64_t tokens, DType dtype) {
   const AttentionInputs in(1, tokens, tokens, 1, 16, dtype);
@@ -95,9 +109,9 @@ int64_t peak_bytes(int64_t tokens, DType dtype) {
 
 TEST(FlashMemory, GrowsLinearly) {
   for (const DType dtype : flash_dtypes()) {
-    const int64_t few = peak_bytes(1024, dtype), many = peak_bytes(4096, dtype);
-    EXPECT_LT(many, few * 9 / 2) << name(dtype);
-    EXPECT_LT(many, 4096 * 16 * size_in_bytes(dtype) * 12) << name(dtype);  // a dozen tensors of q's size
+    const int64_t few = peak_bytes(4096, dtype), many = peak_bytes(8192, dtype);
+    EXPECT_LT(many, few * 9 / 4) << name(dtype);
+    EXPECT_LT(many, 8192 * 16 * size_in_bytes(dtype) * 12) << name(dtype);  // a dozen tensors of q's size
   }
 }
 
