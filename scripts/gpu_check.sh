@@ -91,7 +91,7 @@ shards() {
 
 tests() {
   local program filter=
-  for program in core:1 ops:2 nn:3 models:1 data:1 apps:1 cuda:5; do
+  for program in core:1 ops:2 attention:2 nn:3 models:1 data:1 apps:1 cuda:5; do
     [[ -x $build/tests/test_${program%:*} ]] && shards "${program%:*}" "${program#*:}" 200 "test.${program%:*}"
   done
   finish
@@ -114,6 +114,10 @@ sanitizer() {
       --backbone edgenext_xx_small --img-size 64 --batch-size 2 --warmup 0 --steps 1
     [[ $tool == memcheck ]] && options=("${options[@]:0:4}")
     shards ops $((cores / 4)) 150 "$tool.ops" compute-sanitizer "${options[@]}"
+  done
+  filter='FlashMemory.SmallCalls'
+  for tool in memcheck initcheck racecheck synccheck; do
+    shards attention 1 150 "$tool.attention" compute-sanitizer --tool "$tool" --error-exitcode 9
   done
   finish
 }
