@@ -7,6 +7,7 @@
 #include <queue>
 #include <unordered_map>
 
+#include "core/autocast.h"
 #include "core/op_observer.h"
 #include "core/random.h"
 
@@ -348,6 +349,7 @@ struct CheckpointNode final : Node {
   std::function<Tensor(const Tensors&)> fn;
   std::vector<std::unique_ptr<Saved>> inputs;
   RandomKey random_state;
+  DType autocast = f32;
 
   Tensors backward(const Tensors& dy) override {
     Tensors again;
@@ -365,6 +367,7 @@ struct CheckpointNode final : Node {
     {
       const EnableGrad enable;
       const FlagScope scope(recomputing);
+      const Autocast precision(autocast);
       output = fn(again);
     }
     default_generator().set_state(current);
@@ -382,6 +385,7 @@ Tensor checkpoint(const std::function<Tensor(const Tensors&)>& fn, const Tensors
   auto node = std::make_shared<CheckpointNode>();
   node->fn = fn;
   node->random_state = default_generator().state();
+  node->autocast = autocast_dtype();
   Tensor output;
   {
     const NoGrad no_grad;

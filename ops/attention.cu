@@ -13,6 +13,7 @@
 #include "ops/attention.h"
 #include "ops/attention/flash.h"
 #include "ops/detail/attention_cuda.h"
+#include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
@@ -266,6 +267,21 @@ void check_arguments(const Tensor& q, const Tensor& k, const Tensor& v, const At
   require_no_gradient("scaled_dot_product_attention: mask", {mask});
 }
 
+/// What a call works on: under Autocast in 16 bit, and checked.
+struct Arguments {
+  Tensor q, k, v;
+  AttentionOptions options;
+
+  Arguments(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const AttentionOptions& given)
+      : q(detail::autocast_operand(q_in)),
+        k(detail::autocast_operand(k_in)),
+        v(detail::autocast_operand(v_in)),
+        options(given) {
+    options.mask = detail::autocast_operand(options.mask);
+    check_arguments(q, k, v, options);
+  }
+};
+
 DType sum_dtype(DType dtype) { return dtype == f64 ? f64 : f32; }
 
 /// For checked arguments; the log-sum-exp only where `wants_sums`.
@@ -313,14 +329,14 @@ AttentionResult compute(const Tensor& q, const Tensor& k, const Tensor& v, const
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                     const AttentionOptions& options) {
-  check_arguments(q, k, v, options);
-  return compute(q, k, v, options, false).y;
+  const Arguments in(q, k, v, options);
+  return compute(in.q, in.k, in.v, in.options, false).y;
 }
 
 AttentionResult attention_with_log_sum_exp(const Tensor& q, const Tensor& k, const Tensor& v,
                                            const AttentionOptions& options) {
-  check_arguments(q, k, v, options);
-  return compute(q, k, v, options, true);
+  const Arguments in(q, k, v, options);
+  return compute(in.q, in.k, in.v, in.options, true);
 }
 
 }  // namespace camo

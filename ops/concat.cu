@@ -8,6 +8,8 @@
 
 #include "core/autograd.h"
 #include "core/strided_loop.h"
+#include "ops/detail/autocast.h"
+#include "ops/elementwise.h"
 #include "ops/shape_ops.h"
 
 namespace camo {
@@ -15,15 +17,17 @@ namespace camo {
 namespace {
 
 struct ConcatNode final : Node {
-  ConcatNode(int along, std::vector<int64_t> extents) : Node("concat"), axis(along), sizes(std::move(extents)) {}
+  ConcatNode(int along, std::vector<int64_t> extents, std::vector<DType> types)
+      : Node("concat"), axis(along), sizes(std::move(extents)), dtypes(std::move(types)) {}
   int axis;
   std::vector<int64_t> sizes;
+  std::vector<DType> dtypes;
 
   Tensors backward(const Tensors& dy) override {
     Tensors gradients(sizes.size());
     int64_t start = 0;
     for (size_t i = 0; i < sizes.size(); ++i) {
-      if (needs(static_cast<int>(i))) gradients[i] = slice(dy[0], axis, start, start + sizes[i]);
+      if (needs(static_cast<int>(i))) gradients[i] = to(slice(dy[0], axis, start, start + sizes[i]), dtypes[i]);
       start += sizes[i];
     }
     return gradients;
@@ -98,18 +102,22 @@ Tensor concat(const Tensors& parts, int axis) {
   Shape shape = first.shape();
   shape[at] = 0;
   std::vector<int64_t> sizes;
+  std::vector<DType> dtypes;
+  DType dtype = first.dtype();
   for (const Tensor& part : parts) {
     bool fits = part.dims() == first.dims();
     for (int i = 0; fits && i < first.dims(); ++i) fits = i == at || part.shape()[i] == first.shape()[i];
     CAMO_CHECK(fits, "concat: all extents but that of axis ", axis, " must be equal; got ", first.shape(), " and ",
                part.shape());
-    CAMO_CHECK(part.dtype() == first.dtype() && part.device() == first.device(),
+    CAMO_CHECK((part.dtype() == first.dtype() || detail::autocast_mixes(part, first)) && part.device() == first.device(),
                "concat: parts must have one dtype and device; got ", first.dtype(), " on ", first.device(), " and ",
                part.dtype(), " on ", part.device(), "; convert with to()");
+    if (part.dtype() != dtype) dtype = f32;
     sizes.push_back(part.shape()[at]);
+    dtypes.push_back(part.dtype());
     shape[at] += part.shape()[at];
   }
-  const Tensor y = empty(shape, first.dtype(), first.device());
+  const Tensor y = empty(shape, dtype, first.device());
   int64_t start = 0;
   for (const Tensor& part : parts) {
     if (part.is_contiguous() && y.device().is_cpu()) {
@@ -119,7 +127,7 @@ Tensor concat(const Tensors& parts, int axis) {
     }
     start += part.shape()[at];
   }
-  record<ConcatNode>(y, parts, at, sizes);
+  record<ConcatNode>(y, parts, at, sizes, dtypes);
   return y;
 }
 

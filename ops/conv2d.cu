@@ -14,11 +14,13 @@
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"
+#include "ops/detail/autocast.h"
 #include "ops/detail/conv_depthwise.h"
 #include "ops/detail/conv_im2col.h"
 #include "ops/detail/conv_problem.h"
+#include "ops/detail/linear.h"
 #include "ops/detail/onednn_conv.h"
-#include "ops/matmul.h"
+#include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/shape_ops.h"
 #ifdef CAMO_WITH_CUDA
@@ -216,8 +218,9 @@ WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Ten
 }
 
 struct Conv2dNode final : Node {
-  explicit Conv2dNode(const ConvProblem& p) : Node("conv2d"), problem(p) {}
+  Conv2dNode(const ConvProblem& p, DType of_parameters) : Node("conv2d"), problem(p), parameters(of_parameters) {}
   ConvProblem problem;
+  DType parameters;  // that their gradients have; x and weight may be 16-bit copies
   Saved x{this, "x"};
   Saved weight{this, "weight"};
 
@@ -232,6 +235,9 @@ struct Conv2dNode final : Node {
       if (with_bias) gradients[2] = both.bias;
     } else if (with_bias) {
       gradients[2] = sum(dy, {0, 1, 2});
+    }
+    for (size_t i = 1; i < gradients.size(); ++i) {
+      if (gradients[i].defined()) gradients[i] = to(gradients[i], parameters);
     }
     return gradients;
   }
@@ -289,28 +295,35 @@ ConvProblem checked_problem(const Tensor& x, const Tensor& weight, const Tensor&
 
 #ifdef CAMO_WITH_CUDA
 /// Windows that do not overlap: y is the matrix product of the windows, each a row, and the weight.
-Tensor patches(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor patches(const ConvProblem& p, const Tensor& x, const detail::Operand& weight, const detail::Operand& bias) {
   const Tensor used = slice(slice(x, 1, 0, p.oh * p.kh), 2, 0, p.ow * p.kw);  // the rest of the map is not read
   const Tensor windows = permute(reshape(used, {p.n, p.oh, p.kh, p.ow, p.kw, p.c}), {0, 1, 3, 2, 4, 5});
   const int64_t length = p.kh * p.kw * p.c;
-  return linear(reshape(windows, {p.n, p.oh, p.ow, length}), reshape(weight, {p.o, length}), bias);
+  const Shape matrix{p.o, length};
+  return detail::linear(reshape(windows, {p.n, p.oh, p.ow, length}),
+                        {reshape(weight.parameter, matrix), reshape(weight.value, matrix)}, bias);
 }
 #endif
 
 }  // namespace
 
-Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options) {
+Tensor conv2d(const Tensor& x_in, const Tensor& weight_in, const Tensor& bias_in, const Conv2dOptions& options) {
+  const Tensor x = detail::autocast_operand(x_in), weight = detail::autocast_parameter(weight_in),
+               bias = detail::autocast_parameter(bias_in);
   const ConvProblem problem = checked_problem(x, weight, bias, options);
   if (problem.is_pointwise() && (x.is_cuda() || cpu_kernels() == CpuKernels::fast)) {
-    return linear(x, reshape(weight, {problem.o, problem.c}), bias);
+    const Shape matrix{problem.o, problem.c};
+    return detail::linear(x, {reshape(weight_in, matrix), reshape(weight, matrix)}, {bias_in, bias});
   }
 #ifdef CAMO_WITH_CUDA
-  if (x.is_cuda() && cuda::chooses_patches(problem)) return patches(problem, x, weight, bias);
+  if (x.is_cuda() && cuda::chooses_patches(problem)) {
+    return patches(problem, x, {weight_in, weight}, {bias_in, bias});
+  }
 #endif
   const Tensor xc = contiguous(x.detach()), wc = contiguous(weight.detach());
   const Tensor y = forward(problem, xc, wc, bias.defined() ? contiguous(bias.detach()) : bias);
-  const Tensors inputs = bias.defined() ? Tensors{x, weight, bias} : Tensors{x, weight};
-  if (auto* node = record<Conv2dNode>(y, inputs, problem)) {
+  const Tensors inputs = bias.defined() ? Tensors{x, weight_in, bias_in} : Tensors{x, weight_in};
+  if (auto* node = record<Conv2dNode>(y, inputs, problem, weight_in.dtype())) {
     node->x = xc;
     node->weight = wc;
   }

@@ -9,6 +9,7 @@
 // On CUDA the 16-bit types compute in float.
 #include "core/autograd.h"
 #include "core/strided_loop.h"
+#include "ops/detail/autocast.h"
 #include "ops/detail/elementwise.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
@@ -109,6 +110,12 @@ struct IsAbove {
 };
 #endif
 
+/// Operands of one dtype: under Autocast of the wider one.
+std::pair<Tensor, Tensor> promoted(Tensor a, Tensor b) {
+  detail::autocast_promote(a, b);
+  return {std::move(a), std::move(b)};
+}
+
 /// A fresh tensor for the broadcast result, after the checks of both operands.
 Tensor empty_for(const Tensor& a, const Tensor& b, const char* op) {
   detail::check_same_kind(a, b, op);
@@ -200,7 +207,8 @@ struct ExtremumNode final : Node {
   }
 };
 
-Tensor extremum(const Tensor& a, const Tensor& b, bool larger) {
+Tensor extremum(const Tensor& a_in, const Tensor& b_in, bool larger) {
+  const auto [a, b] = promoted(a_in, b_in);
   const char* op = larger ? "maximum" : "minimum";
   const Tensor y = larger ? binary(a, b, op, Larger{}) : binary(a, b, op, Smaller{});
   if (auto* node = record<ExtremumNode>(y, {a, b}, op, larger)) {
@@ -288,19 +296,22 @@ Tensor compare(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
 
 }  // namespace
 
-Tensor add(const Tensor& a, const Tensor& b) {
+Tensor add(const Tensor& a_in, const Tensor& b_in) {
+  const auto [a, b] = promoted(a_in, b_in);
   const Tensor y = binary(a, b, "add", Sum{});
   record<AddNode>(y, {a, b}, "add", a.shape(), b.shape(), false);
   return y;
 }
 
-Tensor sub(const Tensor& a, const Tensor& b) {
+Tensor sub(const Tensor& a_in, const Tensor& b_in) {
+  const auto [a, b] = promoted(a_in, b_in);
   const Tensor y = binary(a, b, "sub", Difference{});
   record<AddNode>(y, {a, b}, "sub", a.shape(), b.shape(), true);
   return y;
 }
 
-Tensor mul(const Tensor& a, const Tensor& b) {
+Tensor mul(const Tensor& a_in, const Tensor& b_in) {
+  const auto [a, b] = promoted(a_in, b_in);
   const Tensor y = binary(a, b, "mul", Product{});
   if (auto* node = record<MulNode>(y, {a, b}, a.shape(), b.shape())) {
     if (node->needs(0)) node->b = b;
@@ -309,7 +320,8 @@ Tensor mul(const Tensor& a, const Tensor& b) {
   return y;
 }
 
-Tensor div(const Tensor& a, const Tensor& b) {
+Tensor div(const Tensor& a_in, const Tensor& b_in) {
+  const auto [a, b] = promoted(a_in, b_in);
   const Tensor y = binary(a, b, "div", Quotient{});
   if (auto* node = record<DivNode>(y, {a, b}, a.shape(), b.shape())) {
     node->b = b;

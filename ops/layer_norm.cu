@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/autograd.h"
+#include "ops/detail/autocast.h"
 #include "ops/detail/layer_norm_cuda.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
@@ -126,7 +127,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
   detail::check_same_device("layer_norm", {x, weight, bias});
   const Rows rows = detail::as_rows(x);
   const DType kept = x.dtype() == f64 ? f64 : f32;
-  Tensor y = empty(x.shape(), x.dtype(), x.device());
+  Tensor y = empty(x.shape(), detail::autocast_result(x), x.device());
   const Tensor mean = empty({rows.count}, kept, x.device()), rstd = empty({rows.count}, kept, x.device());
   if (x.is_cuda()) {
     detail::layer_norm_forward_cuda(rows, weight, bias, eps, y, mean, rstd);

@@ -4,8 +4,10 @@
 // double across blocks of rows (db); on CUDA products of 16-bit operands in f32. There the bias is added inside the
 // product where cuBLASLt can.
 #include "core/autograd.h"
+#include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/gemm_cuda.h"
+#include "ops/detail/linear.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/matmul.h"
@@ -84,7 +86,7 @@ void linear_forward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] const 
 #endif
 }
 
-/// dx, dweight and dbias, each unless undefined.
+/// dx, dweight and dbias, each unless undefined; the last two also in f32 for 16-bit x.
 void linear_backward_cuda([[maybe_unused]] const Rows& dy, [[maybe_unused]] const Tensor& x,
                           [[maybe_unused]] const Tensor& weight, [[maybe_unused]] const Tensors& grads) {
 #ifdef __CUDACC__
@@ -99,17 +101,20 @@ void linear_backward_cuda([[maybe_unused]] const Rows& dy, [[maybe_unused]] cons
   if (dweight.defined()) {
     const Rows in = detail::as_rows(x);
     detail::CudaGemm gemm = cuda_product(dweight, dy.width, dy.count, in.width);
+    gemm.dtype = x.dtype();
     gemm.a = cuda_matrix(dy, true);
     gemm.b = cuda_matrix(in);
     run(gemm, dweight);
   }
-  // Not by cuBLASLt beside the product: its kernels for that took three times as long as reading dy once more.
+  // Not by cuBLASLt beside the product: its kernels for that took three times as long as reading dy once more, and 16-bit rows
+  // whose length is no multiple of 16 bytes went without tensor cores.
   if (dbias.defined()) detail::column_sum_cuda(dbias, detail::dense(dy.x));
 #endif
 }
 
 struct LinearNode final : Node {
-  LinearNode() : Node("linear") {}
+  explicit LinearNode(DType of_parameters) : Node("linear"), parameters(of_parameters) {}
+  DType parameters;  // that their gradients have; x and weight may be 16-bit copies
   Saved x{this, "x"}, weight{this, "weight"};
 
   Tensors backward(const Tensors& dy) override {
@@ -117,8 +122,8 @@ struct LinearNode final : Node {
     const Rows g = detail::as_rows(dy[0]);
     if (dy[0].is_cuda()) {
       if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
-      if (needs(1)) grads[1] = empty(weight->shape(), x->dtype(), x->device());
-      if (needs(2)) grads[2] = empty({weight->size(0)}, x->dtype(), x->device());
+      if (needs(1)) grads[1] = empty(weight->shape(), parameters, x->device());
+      if (needs(2)) grads[2] = empty({weight->size(0)}, parameters, x->device());
       linear_backward_cuda(g, *x, *weight, grads);
       return grads;
     }
@@ -141,7 +146,8 @@ struct LinearNode final : Node {
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor detail::linear(const Tensor& x, const Operand& w, const Operand& b) {
+  const Tensor &weight = w.value, &bias = b.value;
   CAMO_CHECK(weight.dims() == 2, "linear: weight must be [out, in]; got weight ", weight.shape());
   CAMO_CHECK(x.dims() >= 1 && x.size(-1) == weight.size(1), "linear: the last dimension of x must be ", weight.size(1),
              ", the second of weight; got x ", x.shape(), ", weight ", weight.shape());
@@ -154,14 +160,19 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   Shape shape = x.shape();
   shape[shape.size() - 1] = weight.size(0);
   Tensor y = empty(shape, x.dtype(), x.device());
-  const Rows rows = detail::as_rows(x), w = detail::as_rows(weight);
-  if (x.is_cuda()) linear_forward_cuda(rows, w, bias, y);
-  else dispatch_floating(x.dtype(), "linear", [&]<class T>() { linear_forward<T>(rows, w, bias, y); });
-  if (auto* node = record<LinearNode>(y, {x, weight, bias})) {
+  const Rows rows = detail::as_rows(x), weight_rows = detail::as_rows(weight);
+  if (x.is_cuda()) linear_forward_cuda(rows, weight_rows, bias, y);
+  else dispatch_floating(x.dtype(), "linear", [&]<class T>() { linear_forward<T>(rows, weight_rows, bias, y); });
+  if (auto* node = record<LinearNode>(y, {x, w.parameter, b.parameter}, w.parameter.dtype())) {
     node->x = x;
     node->weight = weight;
   }
   return y;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  return detail::linear(detail::autocast_operand(x), {weight, detail::autocast_parameter(weight)},
+                        {bias, detail::autocast_parameter(bias)});
 }
 
 }  // namespace camo

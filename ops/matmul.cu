@@ -4,6 +4,7 @@
 // a (on CUDA: in f32 for 16-bit operands).
 #include "core/autograd.h"
 #include "core/strided_loop.h"
+#include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/gemm_cuda.h"
 #include "ops/detail/rows.h"
@@ -207,7 +208,8 @@ struct MatmulNode final : Node {
 
 }  // namespace
 
-Tensor matmul(const Tensor& a, const Tensor& b) {
+Tensor matmul(const Tensor& a_in, const Tensor& b_in) {
+  const Tensor a = detail::autocast_operand(a_in), b = detail::autocast_operand(b_in);
   CAMO_CHECK(a.dims() >= 2 && b.dims() >= 2, "matmul: operands need two dimensions or more; got ", a.shape(), " times ",
              b.shape(), "; add one with unsqueeze");
   CAMO_CHECK(a.size(-1) == b.size(-2), "matmul: the last dimension of a must be the last but one of b; got ", a.shape(),

@@ -6,7 +6,7 @@
 namespace camo {
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis (arXiv:1607.06450). weight, bias: [C].
-/// Statistics are kept in f32 (f64 for f64).
+/// Statistics are kept in f32 (f64 for f64). Under Autocast the result of f32 x is 16-bit.
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps);
 
 struct BatchNormOptions {
@@ -21,6 +21,10 @@ struct BatchNormOptions {
 /// channel.
 Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                   const Tensor& running_var, const BatchNormOptions& options);
+
+/// x + branch * gamma with one number a channel (LayerScale, arXiv:2103.17239). x, branch: [..., C], gamma: [C]. On CUDA
+/// operands may mix f32 and a 16-bit dtype; the result then is f32.
+Tensor scaled_residual(const Tensor& x, const Tensor& branch, const Tensor& gamma);
 
 /// x / max(|x|, eps) with the Euclidean norm along one axis.
 Tensor l2_normalize(const Tensor& x, int axis, double eps = 1e-12);

@@ -17,6 +17,7 @@
 #include "apps/camoxpert/op_profile.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
+#include "core/autocast.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "core/random.h"
@@ -52,7 +53,8 @@ int64_t usual_heads(const std::string& backbone) { return edgenext_spec(backbone
 /// Random pictures and masks, and what is run over them.
 class Bench {
  public:
-  Bench(const BenchOptions& options, Device device) : clip_norm_(options.clip_norm), network_(options.network) {
+  Bench(const BenchOptions& options, Device device)
+      : clip_norm_(options.clip_norm), autocast_(options.common.autocast(device)), network_(options.network) {
     images_ = to(random_uniform({options.batch_size, options.img_size, options.img_size, 3}, -2, 2, f32, cpu), device);
     const Tensor noise = random_uniform({options.batch_size, options.img_size, options.img_size, 1}, 0, 1, f32, cpu);
     masks_ = to(to(greater(noise, 0.5), f32), device);
@@ -62,7 +64,7 @@ class Bench {
 
   void train_step() {
     network_.zero_grad();
-    const LossOutput loss = loss_(network_(images_), masks_);
+    const LossOutput loss = forward();
     backward(loss.total);
     optimizer_->step(clip_gradients(network_.parameters(), clip_norm_));
     result_ = loss.total;
@@ -73,7 +75,7 @@ class Bench {
     upload();
     profile.mark("upload and normalise a batch", "data");
     network_.zero_grad();
-    const LossOutput loss = loss_(network_(images_), masks_);
+    const LossOutput loss = forward();
     profile.mark("forward of the rest");
     backward(loss.total);
     profile.mark("sums of gradients");
@@ -88,12 +90,16 @@ class Bench {
   void profile_infer(OpProfile& profile) {
     upload();
     profile.mark("upload and normalise a batch", "data");
-    result_ = sigmoid(network_(images_).logits);
+    {
+      const Autocast scope(autocast_);
+      result_ = sigmoid(network_(images_).logits);
+    }
     profile.mark("forward of the rest");
   }
 
   void infer() {
     const NoGrad no_grad;
+    const Autocast scope(autocast_);
     result_ = sigmoid(network_(images_).logits);
   }
 
@@ -102,6 +108,11 @@ class Bench {
   double value() const { return slice(reshape(result_, {-1}), 0, 0, 1).item(); }
 
  private:
+  LossOutput forward() {
+    const Autocast scope(autocast_);
+    return loss_(network_(images_), masks_);
+  }
+
   void upload() const {
     const Shape image = images_.shape(), mask = masks_.shape();
     const Device device = images_.device();
@@ -112,6 +123,7 @@ class Bench {
   }
 
   double clip_norm_;
+  DType autocast_;
   CamoXpert network_;
   Tensor images_, masks_, result_;
   AdvancedCODLoss loss_;
@@ -263,6 +275,7 @@ void run_bench(BenchOptions options) {
                      {"batch_size", options.batch_size},
                      {"threads", num_threads()},
                      {"tf32", device.is_cuda() && options.common.tf32},
+                     {"amp", options.common.amp},
                      {"runs", milliseconds.size()},
                      {"median_ms", median},
                      {"min_ms", milliseconds.front()},

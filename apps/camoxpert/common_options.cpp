@@ -15,6 +15,9 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_option("--threads", threads, "CPU threads; 0 uses all cores")->capture_default_str();
   command.add_flag("--tf32,!--no-tf32", tf32,
                    "On a GPU, round the factors of matrix products and convolutions to TF32 (default: on)");
+  command.add_option("--amp", amp, "On a GPU, compute products in 16 bit: off, bf16 or fp16")
+      ->check(CLI::IsMember({"off", "bf16", "fp16"}))
+      ->capture_default_str();
   command.add_flag("--autotune", autotune, "On a GPU, time the candidates for each convolution at its first use");
   command.add_option("--sdpa-backend", sdpa_backend, "Attention: flash (tiles of scores), math (all scores) or auto")
       ->check(CLI::IsMember({"auto", "flash", "math"}))
@@ -34,8 +37,16 @@ Device CommonOptions::apply() const {
   return parse_device(device);
 }
 
+DType CommonOptions::autocast(Device where) const {
+  if (amp == "off") return f32;
+  CAMO_CHECK_CODE(usage, where.is_cuda(), "--amp ", amp, ": 16-bit products need a GPU; got --device ", where,
+                  "; use --amp off");
+  return amp == "bf16" ? bf16 : f16;
+}
+
 std::string CommonOptions::precision(Device where) const {
   if (where.is_cpu()) return "f32";
+  if (amp != "off") return amp + " products, f32 sums and parameters";
   return tf32 ? "f32, factors of products rounded to TF32 (--no-tf32 turns that off)" : "f32";
 }
 

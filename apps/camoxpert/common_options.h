@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace camo::app {
 
@@ -16,11 +17,14 @@ struct CommonOptions {
   bool autotune = false;
   std::string sdpa_backend = "auto";
   bool no_flash_attention = false;
+  std::string amp = "off";
 
   void add_to(CLI::App& command);
   /// Applies the flags and returns the device; throws with the reason when it can't be used.
   Device apply() const;
-  /// How f32 is computed on a device: a line for reports.
+  /// --amp bf16 or fp16: the dtype of an Autocast scope around the network; f32 for off. Throws for a CPU.
+  DType autocast(Device where) const;
+  /// How numbers are computed on a device: a line for reports.
   std::string precision(Device where) const;
 };
 

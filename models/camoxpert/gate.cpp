@@ -1,5 +1,6 @@
 #include "models/camoxpert/gate.h"
 
+#include "core/autocast.h"
 #include "models/camoxpert/maps.h"
 #include "ops/ops.h"
 
@@ -32,7 +33,9 @@ ContentAwareGate::ContentAwareGate(int64_t channels, int64_t experts, double dro
 }
 
 Tensor ContentAwareGate::operator()(const Tensor& x) const {
-  return fusion_(concat({spatial_branch_(x), channel_branch_(x), max_branch_(x)}, 1));
+  const Tensor spatial = spatial_branch_(x);
+  const Autocast full_precision(f32);  // from the pooled vectors on: the choice of experts hangs on small differences
+  return fusion_(concat({spatial, channel_branch_(x), max_branch_(x)}, 1));
 }
 
 }  // namespace camo

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "core/autocast.h"
 #include "ops/ops.h"
 
 namespace camo {
@@ -69,7 +70,10 @@ CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& o
   CAMO_CHECK(x.size(1) >= 32 && x.size(2) >= 32, "camoxpert: height and width must be at least 32; got ", x.shape(),
              "; resize the picture");
   CamoXpertOutput out;
-  const std::array<Tensor, 4> features = backbone_(x);
+  std::array<Tensor, 4> features = backbone_(x);
+  if (autocast_dtype() != f32 && x.is_cuda()) {  // the residual stream is wide; nothing behind it scales layers down
+    for (Tensor& map : features) map = camo::to(map, autocast_dtype());
+  }
   std::array<Tensor, 4> maps;
   for (size_t s = 0; s < 4; ++s) {
     const Tensor enhanced = sdta_blocks_[s](features[s]);

@@ -34,7 +34,7 @@ ConvBlock::ConvBlock(int64_t channels, int64_t kernel)
       norm_(child<LayerNorm>("norm", channels)),
       mlp_(child<Mlp>("mlp", channels)) {}
 
-Tensor ConvBlock::operator()(const Tensor& x) const { return x + mlp_(norm_(conv_dw_(x))) * gamma_; }
+Tensor ConvBlock::operator()(const Tensor& x) const { return scaled_residual(x, mlp_(norm_(conv_dw_(x))), gamma_); }
 
 CrossCovarianceAttention::CrossCovarianceAttention(int64_t channels, int64_t heads)
     : heads_(heads),
@@ -130,8 +130,8 @@ Tensor SplitTransposeBlock::operator()(const Tensor& x) const {
   Tensor mixed = cascade(x);
   if (pos_embd_ != nullptr) mixed = mixed + (*pos_embd_)(height, width);
   const Tensor tokens = reshape(mixed, {batch, height * width, channels});
-  const Tensor attended = tokens + xca_(norm_xca_(tokens)) * gamma_xca_;
-  return x + reshape(mlp_(norm_(attended)) * gamma_, {batch, height, width, channels});
+  const Tensor attended = scaled_residual(tokens, xca_(norm_xca_(tokens)), gamma_xca_);
+  return scaled_residual(x, reshape(mlp_(norm_(attended)), x.shape()), gamma_);
 }
 
 }  // namespace camo

@@ -74,6 +74,24 @@ void add_batch_norm(std::vector<GradientCase>& cases) {
   }
 }
 
+void add_scaled_residual(std::vector<GradientCase>& cases) {
+  const TensorFunction apply = [](const Tensors& in) -> Tensors { return {scaled_residual(in[0], in[1], in[2])}; };
+  const std::pair<const char*, Shape> shapes[] = {{"one channel", {3, 1}},    {"vector", {7}},
+                                                  {"odd sizes", {3, 5}},      {"map", {2, 3, 2, 4}},
+                                                  {"many rows", {131, 1, 2}}, {"empty", {0, 3}}};
+  for (const auto& [variant, shape] : shapes) {
+    cases.push_back({"scaled_residual", variant, apply, [shape] {
+                       return Tensors{draw(shape, 1), draw(shape, 2), draw({shape.back()}, 3)};
+                     }});
+  }
+  cases.push_back({"scaled_residual", "sliced", apply, [] {
+                     return Tensors{sliced({2, 3, 5}, 1), sliced({2, 3, 5}, 2), sliced({5}, 3)};
+                   }});
+  cases.push_back({"scaled_residual", "strided", apply, [] {
+                     return Tensors{strided(draw({2, 3, 5}, 1)), strided(draw({2, 3, 5}, 2)), strided(draw({5}, 3))};
+                   }});
+}
+
 void add_l2_normalize(std::vector<GradientCase>& cases) {
   const auto along = [](int axis, double eps = 1e-12) {
     return [axis, eps](const Tensor& x) { return l2_normalize(x, axis, eps); };
@@ -142,6 +160,7 @@ std::vector<GradientCase> norm_gradient_cases() {
   std::vector<GradientCase> cases;
   add_layer_norm(cases);
   add_batch_norm(cases);
+  add_scaled_residual(cases);
   add_l2_normalize(cases);
   add_dropout(cases);
   add_edges(cases);

@@ -6,7 +6,7 @@
 #include "core/parallel.h"
 #include "nn/optim/adamw.h"
 #ifdef __CUDACC__
-#include "nn/optim/multi_tensor.cuh"
+#include "core/cuda/multi_tensor.cuh"
 #endif
 
 namespace camo {

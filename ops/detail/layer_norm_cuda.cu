@@ -16,11 +16,13 @@ constexpr int kBackwardLimit = 32;  // of x and dy, beside as many sums for dwei
 
 // --- rows in registers ---
 
+// T is the dtype of x and dx, R of y and dy: the same, or 16-bit beside f32 (under autocast).
+
 /// A group of lanes a row (RowGroup), which stays in registers: x is read once.   x [rows, stride], y [rows, width]
-template <class T, class Group>
+template <class T, class R, class Group>
 __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_forward_kernel(const T* x, int64_t rows, int64_t stride, int packs, const cuda::Accumulator<T>* weight,
-                              const cuda::Accumulator<T>* bias, cuda::Accumulator<T> eps, T* y,
+                              const cuda::Accumulator<T>* bias, cuda::Accumulator<T> eps, R* y,
                               cuda::Accumulator<T>* means, cuda::Accumulator<T>* rstds) {
   using A = cuda::Accumulator<T>;
   constexpr int N = Group::N, P = Group::P, G = Group::G;
@@ -69,9 +71,9 @@ __global__ void __launch_bounds__(cuda::kBlock)
 /// A group of lanes a row: x and dy are read once for all three gradients. Each lane sums dweight and dbias of its
 /// columns over its rows; warps by shuffles and the block in the order of its warps write partial [blocks, 2, width].
 /// dx may be null. Dynamic shared memory: 2 * width sums.
-template <class T, class Group>
+template <class T, class R, class Group>
 __global__ void __launch_bounds__(cuda::kBlock)
-    layer_norm_backward_kernel(const T* x, int64_t x_stride, const T* dy, int64_t dy_stride, int64_t rows, int packs,
+    layer_norm_backward_kernel(const T* x, int64_t x_stride, const R* dy, int64_t dy_stride, int64_t rows, int packs,
                                const cuda::Accumulator<T>* weight, const cuda::Accumulator<T>* means,
                                const cuda::Accumulator<T>* rstds, T* dx, cuda::Accumulator<T>* partial) {
   using A = cuda::Accumulator<T>;
@@ -147,11 +149,11 @@ __global__ void __launch_bounds__(cuda::kBlock)
 // --- rows of any length ---
 
 /// A block a row, read three times (from the caches after the first).
-template <class T>
+template <class T, class R>
 __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_forward_long_kernel(const T* x, int64_t rows, int64_t stride, int64_t width,
                                    const cuda::Accumulator<T>* weight, const cuda::Accumulator<T>* bias,
-                                   cuda::Accumulator<T> eps, T* y, cuda::Accumulator<T>* means,
+                                   cuda::Accumulator<T> eps, R* y, cuda::Accumulator<T>* means,
                                    cuda::Accumulator<T>* rstds) {
   using A = cuda::Accumulator<T>;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
@@ -165,7 +167,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
     }
     const A rstd = A(1) / sqrt(cuda::block_sum(squares) / static_cast<A>(width) + eps);
     for (int64_t c = threadIdx.x; c < width; c += cuda::kBlock) {
-      y[row * width + c] = convert<T>((convert<A>(in[c]) - mean) * rstd * weight[c] + bias[c]);
+      y[row * width + c] = convert<R>((convert<A>(in[c]) - mean) * rstd * weight[c] + bias[c]);
     }
     if (threadIdx.x == 0) {
       means[row] = mean;
@@ -175,14 +177,15 @@ __global__ void __launch_bounds__(cuda::kBlock)
 }
 
 /// A block a row: dx only.
-template <class T>
+template <class T, class R>
 __global__ void __launch_bounds__(cuda::kBlock)
-    layer_norm_backward_long_kernel(const T* x, int64_t x_stride, const T* dy, int64_t dy_stride, int64_t rows,
+    layer_norm_backward_long_kernel(const T* x, int64_t x_stride, const R* dy, int64_t dy_stride, int64_t rows,
                                     int64_t width, const cuda::Accumulator<T>* weight,
                                     const cuda::Accumulator<T>* means, const cuda::Accumulator<T>* rstds, T* dx) {
   using A = cuda::Accumulator<T>;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const T *in = x + row * x_stride, *g = dy + row * dy_stride;
+    const T* in = x + row * x_stride;
+    const R* g = dy + row * dy_stride;
     const A mean = means[row], rstd = rstds[row];
     A sum_g = 0, sum_gn = 0;
     for (int64_t c = threadIdx.x; c < width; c += cuda::kBlock) {
@@ -200,13 +203,14 @@ __global__ void __launch_bounds__(cuda::kBlock)
 }
 
 /// dweight and dbias by columns.
-template <class T, int N>
+template <class T, class R, int N>
 struct ParameterSums {
   using A = cuda::Accumulator<T>;
   using Partial = ColumnPair<A>;
   using Total = ColumnPair<double>;
   static constexpr int kWidth = N;
-  const T *x, *dy;
+  const T* x;
+  const R* dy;
   int64_t x_stride, dy_stride, width;
   const A *means, *rstds;
   A *dweight, *dbias;
@@ -247,7 +251,7 @@ unsigned row_blocks(int64_t rows, Device device) {
   return static_cast<unsigned>(std::min<int64_t>(rows, int64_t{cuda::device_info(device).multiprocessors} * 32));
 }
 
-template <class T>
+template <class T, class R>
 void forward(const Rows& x, const Tensor& weight, const Tensor& bias, double eps, const Tensor& y, const Tensor& mean,
              const Tensor& rstd) {
   using A = cuda::Accumulator<T>;
@@ -260,20 +264,20 @@ void forward(const Rows& x, const Tensor& weight, const Tensor& bias, double eps
   if constexpr (!std::is_same_v<T, double>) {
     cuda::dispatch_pack<T>({{in, y.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
       done = dispatch_row_group<T, N, kForwardLimit>(x.width / N, [&]<class Group>() {
-        layer_norm_forward_kernel<T, Group><<<Group::blocks(x.count, device), cuda::kBlock, 0, stream>>>(
-            in, x.count, x.stride, static_cast<int>(x.width / N), w, b, static_cast<A>(eps), y.data<T>(),
+        layer_norm_forward_kernel<T, R, Group><<<Group::blocks(x.count, device), cuda::kBlock, 0, stream>>>(
+            in, x.count, x.stride, static_cast<int>(x.width / N), w, b, static_cast<A>(eps), y.data<R>(),
             mean.data<A>(), rstd.data<A>());
       });
     });
   }
   if (!done) {
-    layer_norm_forward_long_kernel<T><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
-        in, x.count, x.stride, x.width, w, b, static_cast<A>(eps), y.data<T>(), mean.data<A>(), rstd.data<A>());
+    layer_norm_forward_long_kernel<T, R><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
+        in, x.count, x.stride, x.width, w, b, static_cast<A>(eps), y.data<R>(), mean.data<A>(), rstd.data<A>());
   }
   CAMO_LAUNCHED("layer_norm_forward");
 }
 
-template <class T>
+template <class T, class R>
 void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor& mean, const Tensor& rstd,
               const LayerNormGradients& grads) {
   using A = cuda::Accumulator<T>;
@@ -281,7 +285,8 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   const int64_t width = x.width;
   const Tensor scale = parameter<A>(weight);
   const ParameterTarget<A> dweight(grads.dweight, width, device), dbias(grads.dbias, width, device);
-  const T *in = x.row<T>(0), *g = dy.row<T>(0);
+  const T* in = x.row<T>(0);
+  const R* g = dy.row<R>(0);
   T* dx = grads.dx.defined() ? grads.dx.data<T>() : nullptr;
   const A *w = scale.data<A>(), *means = mean.data<A>(), *rstds = rstd.data<A>();
   cudaStream_t stream = cuda::use(device);
@@ -292,12 +297,12 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
         // As many blocks as stay on the device: each leaves a row of sums.
         const auto shared = static_cast<size_t>(2 * width) * sizeof(A);
         int resident = 0;
-        CAMO_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, layer_norm_backward_kernel<T, Group>,
+        CAMO_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, layer_norm_backward_kernel<T, R, Group>,
                                                                 cuda::kBlock, shared));
         const int64_t most = int64_t{cuda::device_info(device).multiprocessors} * std::max(1, resident);
         const int64_t blocks = std::min(most, (x.count + Group::kRowsPerBlock - 1) / Group::kRowsPerBlock);
         const Tensor partial = empty({blocks, 2 * width}, dtype_of<A>, device);
-        layer_norm_backward_kernel<T, Group><<<static_cast<unsigned>(blocks), cuda::kBlock, shared, stream>>>(
+        layer_norm_backward_kernel<T, R, Group><<<static_cast<unsigned>(blocks), cuda::kBlock, shared, stream>>>(
             in, x.stride, g, dy.stride, x.count, static_cast<int>(width / N), w, means, rstds, dx, partial.data<A>());
         CAMO_LAUNCHED("layer_norm_backward");
         column_finish(device, 1, blocks, 2 * width, "layer_norm_backward",
@@ -308,17 +313,25 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   }
   if (!done) {
     if (dx != nullptr) {
-      layer_norm_backward_long_kernel<T><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
+      layer_norm_backward_long_kernel<T, R><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
           in, x.stride, g, dy.stride, x.count, width, w, means, rstds, dx);
       CAMO_LAUNCHED("layer_norm_backward");
     }
     cuda::dispatch_pack<T>({{in, g}, {width, x.stride, dy.stride}}, [&]<int N>() {
       column_reduce(device, 1, x.count, width, "layer_norm_backward",
-                    ParameterSums<T, N>{in, g, x.stride, dy.stride, width, means, rstds, dweight.data(), dbias.data()});
+                    ParameterSums<T, R, N>{in, g, x.stride, dy.stride, width, means, rstds, dweight.data(), dbias.data()});
     });
   }
   dweight.store();
   dbias.store();
+}
+
+/// Calls fn.template operator()<T, R>() for the dtypes of x and of y.
+template <class Fn>
+void dispatch_dtypes(DType x, DType y, Fn&& fn) {
+  if (x == f32 && y == f16) return fn.template operator()<float, Half>();
+  if (x == f32 && y == bf16) return fn.template operator()<float, BFloat16>();
+  cuda::dispatch_floating(x, "layer_norm", [&]<class T>() { fn.template operator()<T, T>(); });
 }
 
 }  // namespace
@@ -330,7 +343,8 @@ void layer_norm_forward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] co
                              [[maybe_unused]] const Tensor& rstd) {
 #ifdef __CUDACC__
   if (x.count == 0 || x.width == 0) return;
-  cuda::dispatch_floating(y.dtype(), "layer_norm", [&]<class T>() { forward<T>(x, weight, bias, eps, y, mean, rstd); });
+  dispatch_dtypes(x.x.dtype(), y.dtype(),
+                  [&]<class T, class R>() { forward<T, R>(x, weight, bias, eps, y, mean, rstd); });
 #endif
 }
 
@@ -344,7 +358,8 @@ void layer_norm_backward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] c
     }
     return;
   }
-  cuda::dispatch_floating(x.x.dtype(), "layer_norm", [&]<class T>() { backward<T>(x, dy, weight, mean, rstd, grads); });
+  dispatch_dtypes(x.x.dtype(), dy.x.dtype(),
+                  [&]<class T, class R>() { backward<T, R>(x, dy, weight, mean, rstd, grads); });
 #endif
 }
 

@@ -5,7 +5,7 @@
 
 namespace camo::detail {
 
-/// Fills y [M, C] of x's dtype, and mean and rstd [M] in f32 (f64 for f64).
+/// Fills y [M, C] of x's dtype, or 16-bit for f32 x, and mean and rstd [M] in f32 (f64 for f64).
 void layer_norm_forward_cuda(const Rows& x, const Tensor& weight, const Tensor& bias, double eps, const Tensor& y,
                              const Tensor& mean, const Tensor& rstd);
 

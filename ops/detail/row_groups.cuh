@@ -23,7 +23,8 @@ struct RowGroup {
   static unsigned blocks(int64_t rows, Device device) { return cuda::grid_for(rows * G, device); }
 
   /// Elements past the row are `otherwise`.
-  static __device__ void load(const T* row, int packs, A otherwise, A (&values)[P][N]) {
+  template <class R>
+  static __device__ void load(const R* row, int packs, A otherwise, A (&values)[P][N]) {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const int pack = p * G + lane();
@@ -35,7 +36,8 @@ struct RowGroup {
       }
     }
   }
-  static __device__ void store(T* row, int packs, const A (&values)[P][N]) {
+  template <class R>
+  static __device__ void store(R* row, int packs, const A (&values)[P][N]) {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
       const int pack = p * G + lane();

@@ -1,0 +1,127 @@
+#include "core/autocast.h"
+
+#include "ops/ops.h"
+#include "tests/cuda/cuda_cases.h"
+#include "tests/cuda/cuda_test.h"
+
+namespace camo {
+namespace {
+
+using namespace test;
+
+using Autocasting = CudaTest;
+
+Tensor leaf(const Shape& shape) { return on_gpu(uniform(shape), f32).set_requires_grad(true); }
+
+TEST_F(Autocasting, ProductsAreIn16BitAndGradientsInTheirLeafsDtype) {
+  for (const DType dtype : {bf16, f16}) {
+    const Tensor x = leaf({5, 16}), weight = leaf({8, 16}), bias = leaf({8});
+    Tensor y;
+    {
+      const Autocast scope(dtype);
+      y = linear(x, weight, bias);
+      EXPECT_EQ(y.dtype(), dtype);
+      EXPECT_EQ(matmul(x, y.detach().shape()[0] == 5 ? permute(weight, {1, 0}) : weight).dtype(), dtype);
+      EXPECT_EQ(gelu(y).dtype(), dtype);
+      EXPECT_EQ((y + y).dtype(), dtype);
+      EXPECT_EQ((y * bias).dtype(), f32);
+      EXPECT_EQ(concat({y, to(y, f32)}, 1).dtype(), f32);
+    }
+    EXPECT_EQ(linear(x, weight, bias).dtype(), f32);
+    backward(sum(to(y, f32)));
+    for (const Tensor& parameter : {x, weight, bias}) EXPECT_EQ(parameter.grad().dtype(), f32);
+    const Tensor exact = linear(to(x, cpu), to(weight, cpu), to(bias, cpu)).detach();
+    EXPECT_TRUE(all_close(to(to(y.detach(), f32), cpu), exact, 4 * cuda_tolerance(dtype)));
+  }
+}
+
+TEST_F(Autocasting, ConvolutionAndAttention) {
+  const Autocast scope(bf16);
+  const Tensor x = leaf({2, 9, 9, 8}), weight = leaf({8, 3, 3, 8}), bias = leaf({8});
+  const Tensor y = conv2d(x, weight, bias, {.padding = {1, 1}});
+  EXPECT_EQ(y.dtype(), bf16);
+  const Tensor tokens = reshape(y, {2, 81, 2, 4});
+  EXPECT_EQ(scaled_dot_product_attention(tokens, tokens, tokens).dtype(), bf16);
+  backward(sum(to(y, f32)));
+  EXPECT_EQ(weight.grad().dtype(), f32);
+  EXPECT_EQ(x.grad().dtype(), f32);
+}
+
+TEST_F(Autocasting, AResidualStreamStaysWide) {
+  const Autocast scope(bf16);
+  const Tensor x = leaf({4, 24}), weight = leaf({24}), bias = leaf({24}), gamma = leaf({24});
+  const Tensor normal = layer_norm(x, weight, bias, 1e-6);
+  EXPECT_EQ(normal.dtype(), bf16);
+  const Tensor y = scaled_residual(x, normal, gamma);
+  EXPECT_EQ(y.dtype(), f32);
+  backward(sum(y));
+  for (const Tensor& parameter : {x, weight, bias, gamma}) EXPECT_EQ(parameter.grad().dtype(), f32);
+}
+
+TEST_F(Autocasting, MixedLayerNormAndResidualAgreeWithTheCpu) {
+  for (const int64_t width : {1, 7, 24, 160, 584, 5000}) {
+    for (const DType dtype : {bf16, f16}) {
+      const auto apply = [](const Tensors& in) {
+        return scaled_residual(in[0], layer_norm(in[0], in[1], in[2], 1e-6), in[3]);
+      };
+      Tensors wide, narrow;
+      for (const Tensor& x : {uniform({67, width}), uniform({width}), uniform({width}), uniform({width})}) {
+        wide.push_back(rounded(x, f32).detach());
+        narrow.push_back(on_gpu(x, f32));
+      }
+      const Tensor dy = uniform({67, width});
+      const Tensors expected = output_and_gradients(apply, wide, rounded(dy, f32));
+      const Autocast scope(dtype);
+      const Tensors got = output_and_gradients(apply, narrow, on_gpu(dy, f32));
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_EQ(got[i].dtype(), f32);
+        EXPECT_TRUE(all_close(got[i], expected[i], 4 * cuda_tolerance(dtype)))
+            << name(dtype) << ", width " << width << ", result " << i;
+      }
+    }
+  }
+}
+
+TEST_F(Autocasting, AnInnerScopeOfF32ComputesExactly) {
+  const Tensor x = leaf({5, 16}), weight = leaf({8, 16});
+  const Tensor exact = linear(x, weight).detach();
+  const Autocast scope(bf16);
+  {
+    const Autocast full(f32);
+    EXPECT_TRUE(bitwise_equal(linear(x, weight).detach(), exact));
+    EXPECT_EQ(linear(to(x, bf16), weight).dtype(), f32);
+  }
+  EXPECT_EQ(linear(x, weight).dtype(), bf16);
+}
+
+TEST_F(Autocasting, CopiesOfParametersFollowChanges) {
+  const Tensor x = on_gpu(uniform({5, 16}), f32), weight = leaf({8, 16});
+  const Autocast scope(bf16);
+  const Tensor before = linear(x, weight).detach();
+  fill(weight, 0);
+  EXPECT_TRUE(all_close(linear(x, weight).detach(), zeros_like(before), 0));
+}
+
+TEST_F(Autocasting, CheckpointsRepeatTheirPrecision) {
+  const Tensor x = leaf({5, 16}), weight = leaf({16, 16});
+  const auto apply = [&](const Tensors& in) { return gelu(linear(gelu(linear(in[0], weight)), weight)); };
+  Tensors gradients;
+  for (const bool checkpointed : {false, true}) {
+    x.set_grad({});
+    weight.set_grad({});
+    Tensor y;
+    {
+      const Autocast scope(bf16);
+      y = checkpointed ? checkpoint(apply, {x}) : apply({x});
+    }
+    EXPECT_EQ(y.dtype(), bf16);
+    backward(sum(to(y, f32)));
+    gradients.push_back(clone(x.grad()));
+    gradients.push_back(clone(weight.grad()));
+  }
+  EXPECT_TRUE(bitwise_equal(gradients[0], gradients[2]));
+  EXPECT_TRUE(bitwise_equal(gradients[1], gradients[3]));
+}
+
+}  // namespace
+}  // namespace camo
