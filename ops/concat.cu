@@ -109,9 +109,10 @@ Tensor concat(const Tensors& parts, int axis) {
     for (int i = 0; fits && i < first.dims(); ++i) fits = i == at || part.shape()[i] == first.shape()[i];
     CAMO_CHECK(fits, "concat: all extents but that of axis ", axis, " must be equal; got ", first.shape(), " and ",
                part.shape());
-    CAMO_CHECK((part.dtype() == first.dtype() || detail::autocast_mixes(part, first)) && part.device() == first.device(),
-               "concat: parts must have one dtype and device; got ", first.dtype(), " on ", first.device(), " and ",
-               part.dtype(), " on ", part.device(), "; convert with to()");
+    CAMO_CHECK(
+        (part.dtype() == first.dtype() || detail::autocast_mixes(part, first)) && part.device() == first.device(),
+        "concat: parts must have one dtype and device; got ", first.dtype(), " on ", first.device(), " and ",
+        part.dtype(), " on ", part.device(), "; convert with to()");
     if (part.dtype() != dtype) dtype = f32;
     sizes.push_back(part.shape()[at]);
     dtypes.push_back(part.dtype());

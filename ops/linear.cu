@@ -106,8 +106,8 @@ void linear_backward_cuda([[maybe_unused]] const Rows& dy, [[maybe_unused]] cons
     gemm.b = cuda_matrix(in);
     run(gemm, dweight);
   }
-  // Not by cuBLASLt beside the product: its kernels for that took three times as long as reading dy once more, and 16-bit rows
-  // whose length is no multiple of 16 bytes went without tensor cores.
+  // Not by cuBLASLt beside the product: its kernels for that took three times as long as reading dy once more, and
+  // 16-bit rows whose length is no multiple of 16 bytes went without tensor cores.
   if (dbias.defined()) detail::column_sum_cuda(dbias, detail::dense(dy.x));
 #endif
 }

@@ -22,8 +22,8 @@ struct BatchNormOptions {
 Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& running_mean,
                   const Tensor& running_var, const BatchNormOptions& options);
 
-/// x + branch * gamma with one number a channel (LayerScale, arXiv:2103.17239). x, branch: [..., C], gamma: [C]. On CUDA
-/// operands may mix f32 and a 16-bit dtype; the result then is f32.
+/// x + branch * gamma with one number a channel (LayerScale, arXiv:2103.17239). x, branch: [..., C], gamma: [C]. On
+/// CUDA operands may mix f32 and a 16-bit dtype; the result then is f32.
 Tensor scaled_residual(const Tensor& x, const Tensor& branch, const Tensor& gamma);
 
 /// x / max(|x|, eps) with the Euclidean norm along one axis.

@@ -122,9 +122,8 @@ void forward_cuda(const Rows& x, const Rows& branch, const Tensor& gamma, const 
   const B* added = branch.row<B>(0);
   using Widest = std::conditional_t<(sizeof(X) > sizeof(B)), X, std::conditional_t<(sizeof(R) > sizeof(B)), R, B>>;
   cuda::dispatch_pack<Widest>({{in, added, y.raw_data()}, {x.width, x.stride, branch.stride}}, [&]<int N>() {
-    detail::column_map(
-        y.device(), 1, x.count, x.width, "scaled_residual",
-        Forward<X, B, R, N>{in, added, scale.data<A>(), y.data<R>(), x.stride, branch.stride, x.width});
+    detail::column_map(y.device(), 1, x.count, x.width, "scaled_residual",
+                       Forward<X, B, R, N>{in, added, scale.data<A>(), y.data<R>(), x.stride, branch.stride, x.width});
   });
 }
 
@@ -139,9 +138,9 @@ void backward_cuda(const Rows& dy, const Rows& branch, const Tensor& gamma, cons
   B* out = dbranch.defined() ? dbranch.data<B>() : nullptr;
   using Widest = std::conditional_t<(sizeof(R) > sizeof(B)), R, B>;
   cuda::dispatch_pack<Widest>({{g, added, out}, {branch.width, dy.stride, branch.stride}}, [&]<int N>() {
-    detail::column_reduce(gamma.device(), 1, branch.count, branch.width, "scaled_residual",
-                          Backward<R, B, N>{g, added, scale.data<A>(), out, target.data(), dy.stride, branch.stride,
-                                            branch.width});
+    detail::column_reduce(
+        gamma.device(), 1, branch.count, branch.width, "scaled_residual",
+        Backward<R, B, N>{g, added, scale.data<A>(), out, target.data(), dy.stride, branch.stride, branch.width});
   });
   target.store();
 }
@@ -199,8 +198,8 @@ bool is_16_bit(DType dtype) { return dtype == f16 || dtype == bf16; }
 }  // namespace
 
 Tensor scaled_residual(const Tensor& x, const Tensor& branch, const Tensor& gamma) {
-  CAMO_CHECK(x.dims() >= 1 && x.shape() == branch.shape(),
-             "scaled_residual: x and branch must have one shape; got x ", x.shape(), ", branch ", branch.shape());
+  CAMO_CHECK(x.dims() >= 1 && x.shape() == branch.shape(), "scaled_residual: x and branch must have one shape; got x ",
+             x.shape(), ", branch ", branch.shape());
   CAMO_CHECK(gamma.shape() == Shape{x.size(-1)}, "scaled_residual: gamma must be ", Shape{x.size(-1)},
              ", the last dimension of x; got gamma ", gamma.shape(), ", x ", x.shape());
   detail::check_same_device("scaled_residual", {x, branch, gamma});

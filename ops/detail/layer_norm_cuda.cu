@@ -318,8 +318,9 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
       CAMO_LAUNCHED("layer_norm_backward");
     }
     cuda::dispatch_pack<T>({{in, g}, {width, x.stride, dy.stride}}, [&]<int N>() {
-      column_reduce(device, 1, x.count, width, "layer_norm_backward",
-                    ParameterSums<T, R, N>{in, g, x.stride, dy.stride, width, means, rstds, dweight.data(), dbias.data()});
+      column_reduce(
+          device, 1, x.count, width, "layer_norm_backward",
+          ParameterSums<T, R, N>{in, g, x.stride, dy.stride, width, means, rstds, dweight.data(), dbias.data()});
     });
   }
   dweight.store();
