@@ -305,6 +305,7 @@ Command add_bench_command(CLI::App& app) {
       ->required()
       ->check(CLI::IsMember({"train-step", "infer", "op", "attention"}));
   options->common.add_to(*flags);
+  options->common.add_amp(*flags, {"off", "bf16", "fp16"});
   const auto option = [&](const char* flag, auto& value, const char* text) {
     flags->add_option(flag, value, text)->capture_default_str();
   };

@@ -15,14 +15,17 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_option("--threads", threads, "CPU threads; 0 uses all cores")->capture_default_str();
   command.add_flag("--tf32,!--no-tf32", tf32,
                    "On a GPU, round the factors of matrix products and convolutions to TF32 (default: on)");
-  command.add_option("--amp", amp, "On a GPU, compute products in 16 bit: off, bf16 or fp16")
-      ->check(CLI::IsMember({"off", "bf16", "fp16"}))
-      ->capture_default_str();
   command.add_flag("--autotune", autotune, "On a GPU, time the candidates for each convolution at its first use");
   command.add_option("--sdpa-backend", sdpa_backend, "Attention: flash (tiles of scores), math (all scores) or auto")
       ->check(CLI::IsMember({"auto", "flash", "math"}))
       ->capture_default_str();
   command.add_flag("--no-flash-attention", no_flash_attention, "The same as --sdpa-backend math, and stronger");
+}
+
+void CommonOptions::add_amp(CLI::App& command, const std::vector<std::string>& choices) {
+  command.add_option("--amp", amp, "On a GPU, compute products in 16 bit, with f32 sums and parameters")
+      ->check(CLI::IsMember(choices))
+      ->capture_default_str();
 }
 
 Device CommonOptions::apply() const {

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/device.h"
 #include "core/dtype.h"
@@ -20,6 +21,8 @@ struct CommonOptions {
   std::string amp = "off";
 
   void add_to(CLI::App& command);
+  /// --amp, for commands that can compute in 16 bit.
+  void add_amp(CLI::App& command, const std::vector<std::string>& choices);
   /// Applies the flags and returns the device; throws with the reason when it can't be used.
   Device apply() const;
   /// --amp bf16 or fp16: the dtype of an Autocast scope around the network; f32 for off. Throws for a CPU.
