@@ -10,9 +10,21 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/file_calls.h"
 #include "core/safetensors.h"
 
 namespace camo {
+
+FileCalls& file_calls() {
+  static FileCalls calls{
+      .open = [](const char* path, int flags, mode_t mode) { return ::open(path, flags, mode); },
+      .write = ::write,
+      .fsync = ::fsync,
+      .close = ::close,
+      .rename = std::rename,
+  };
+  return calls;
+}
 
 AtomicFile::AtomicFile(const std::filesystem::path& path)
     : path_(path), folder_(path.has_parent_path() ? path.parent_path() : std::filesystem::path(".")) {
@@ -20,14 +32,14 @@ AtomicFile::AtomicFile(const std::filesystem::path& path)
   constexpr int kAttempts = 1000;  // names left behind by a process that died with our id are passed over
   for (int attempt = 0; attempt < kAttempts && descriptor_ < 0; ++attempt) {
     temporary_ = concat_text(path_.string(), ".tmp-", int64_t{::getpid()}, "-", counter.fetch_add(1));
-    descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    descriptor_ = file_calls().open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (descriptor_ < 0 && errno != EEXIST) break;
   }
   if (descriptor_ < 0) failed("open a temporary file");
 }
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
+  if (descriptor_ >= 0) file_calls().close(descriptor_);
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
 }
 
@@ -41,7 +53,7 @@ void AtomicFile::write(const void* data, size_t bytes) {
   constexpr size_t kLargest = size_t{1} << 30;  // the system writes at most 2 GiB a call
   const char* next = static_cast<const char*>(data);
   while (bytes > 0) {
-    const ssize_t written = ::write(descriptor_, next, std::min(bytes, kLargest));
+    const ssize_t written = file_calls().write(descriptor_, next, std::min(bytes, kLargest));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) failed("write");
     next += written;
@@ -50,16 +62,20 @@ void AtomicFile::write(const void* data, size_t bytes) {
 }
 
 void AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) failed("sync");
-  const int closed = ::close(descriptor_);
+  if (file_calls().fsync(descriptor_) != 0) failed("sync");
+  const int closed = file_calls().close(descriptor_);
   descriptor_ = -1;
   if (closed != 0) failed("close");
-  if (std::rename(temporary_.c_str(), path_.c_str()) != 0) failed("rename");
+  if (file_calls().rename(temporary_.c_str(), path_.c_str()) != 0) failed("rename");
   temporary_.clear();
-  const int folder = ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int folder = file_calls().open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
   if (folder < 0) return;  // the folder may be written but not read: the rename itself is done
-  ::fsync(folder);
-  ::close(folder);
+  const int synced = file_calls().fsync(folder);
+  const int reason = errno;
+  file_calls().close(folder);
+  CAMO_CHECK_CODE(checkpoint, synced == 0 || reason == EINVAL,  // EINVAL: a file system that syncs no folders
+                  path_.string(), ": cannot sync its folder: ", std::strerror(reason),
+                  "; the new file is whole, but a loss of power may bring the old one back");
 }
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes) {

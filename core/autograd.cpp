@@ -240,6 +240,7 @@ class BackwardPass {
       const BackwardScope scope(*node);
       gradients = node->backward(dy);
       CAMO_ASSERT(gradients.size() == node->edges().size());
+      if (OpObserver* observer = op_observer()) observer->differentiated(*node, gradients);
     }
     if (!options_.retain_graph) node->free_saved();
     return gradients;

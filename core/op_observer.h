@@ -1,4 +1,5 @@
-// Watching operations as they are recorded and as their gradients run: for profilers. Scopes name parts of a network.
+// Watching operations as they are recorded and as their gradients run: for profilers, and for tools that look for
+// trouble. Scopes name parts of a network.
 #pragma once
 
 #include <span>
@@ -16,6 +17,8 @@ class OpObserver {
   /// The backward of `node` is about to be computed, and was computed. Those of a checkpoint() nest.
   virtual void backward_begins(const Node& node) = 0;
   virtual void backward_ended(const Node& node) = 0;
+  /// The gradients of a node's inputs, before they go on; those of inputs that need none may be undefined.
+  virtual void differentiated(const Node& node, std::span<const Tensor> gradients);
 };
 
 /// The observer of this thread; null: none. It must outlive its use.
