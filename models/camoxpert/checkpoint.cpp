@@ -2,12 +2,23 @@
 
 #include <charconv>
 
+#include "core/checksums.h"
+#include "ops/elementwise.h"
+#include "ops/shape_ops.h"
+
 namespace camo {
 
 namespace {
 
 constexpr const char* kFormat = "camoxpert-checkpoint-1";
-constexpr std::string_view kEmaPrefix = "ema/";
+constexpr std::string_view kEmaPrefix = "ema/", kOptimizerPrefix = "optimizer/";
+constexpr const char* kRunState = "run_state";
+
+void append(SafeTensors& file, std::string_view prefix, const StateDict& state) {
+  for (const auto& [name, tensor] : state) {
+    file.tensors.emplace_back(std::string(prefix) + name, contiguous(to(tensor, cpu)));
+  }
+}
 
 /// One metadata value as a number.
 template <class T>
@@ -25,13 +36,12 @@ T number(const SafeTensors& file, const std::filesystem::path& path, const std::
 
 }  // namespace
 
-void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const Ema* ema,
-                     const CheckpointInfo& info) {
+void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const CheckpointInfo& info,
+                     const TrainingParts& parts) {
   SafeTensors file;
-  file.tensors = network.state_dict();
-  if (ema != nullptr) {
-    for (auto& [name, tensor] : ema->state_dict()) file.tensors.emplace_back(std::string(kEmaPrefix) + name, tensor);
-  }
+  append(file, "", network.state_dict());
+  if (parts.ema != nullptr) append(file, kEmaPrefix, parts.ema->state_dict());
+  if (parts.optimizer != nullptr) append(file, kOptimizerPrefix, parts.optimizer->state_dict());
   file.metadata = {
       {"format", kFormat},
       {"backbone", info.spec.backbone},
@@ -43,6 +53,8 @@ void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network
       {"step", std::to_string(info.step)},
       {"iou", concat_text(info.iou)},
   };
+  if (!parts.run_state.empty()) file.metadata[kRunState] = parts.run_state;
+  add_checksums(file);
   write_safetensors(path, file);
 }
 
@@ -65,22 +77,33 @@ CheckpointInfo read_checkpoint_info(const SafeTensors& file, const std::filesyst
   return info;
 }
 
-LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone) {
+CheckpointContents read_checkpoint(const std::filesystem::path& path) {
   const SafeTensors file = read_safetensors(path);
+  CheckpointContents contents;
+  contents.info = read_checkpoint_info(file, path);
+  verify_checksums(file, path);
+  for (const auto& [name, tensor] : file.tensors) {
+    if (name.starts_with(kEmaPrefix)) contents.averages.emplace_back(name.substr(kEmaPrefix.size()), tensor);
+    else if (name.starts_with(kOptimizerPrefix))
+      contents.optimizer.emplace_back(name.substr(kOptimizerPrefix.size()), tensor);
+    else contents.weights.emplace_back(name, tensor);
+  }
+  if (const auto state = file.metadata.find(kRunState); state != file.metadata.end())
+    contents.run_state = state->second;
+  return contents;
+}
+
+LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone) {
+  const CheckpointContents contents = read_checkpoint(path);
   LoadedCheckpoint loaded;
-  loaded.info = read_checkpoint_info(file, path);
+  loaded.info = contents.info;
   CAMO_CHECK_CODE(checkpoint, expected_backbone.empty() || expected_backbone == loaded.info.spec.backbone,
                   path.string(), ": the checkpoint holds backbone ", loaded.info.spec.backbone, "; got --backbone ",
                   expected_backbone, "; leave the flag out to use the checkpoint's");
-  StateDict weights, averages;
-  for (const auto& [name, tensor] : file.tensors) {
-    if (name.starts_with(kEmaPrefix)) averages.emplace_back(name.substr(kEmaPrefix.size()), tensor);
-    else weights.emplace_back(name, tensor);
-  }
-  loaded.averaged = !averages.empty();
+  loaded.averaged = !contents.averages.empty();
   try {
     loaded.network = std::make_unique<CamoXpert>(loaded.info.spec);
-    loaded.network->load_state_dict(loaded.averaged ? averages : weights);
+    loaded.network->load_state_dict(loaded.averaged ? contents.averages : contents.weights);
   } catch (const Error& error) {
     fail(ErrorCode::checkpoint, path.string(), ": does not hold the network it names\n  ", error.what());
   }

@@ -20,10 +20,28 @@ struct CheckpointInfo {
   double iou = 0;          // on the validation set, when saved
 };
 
-/// Writes all parameters and buffers under their own names, in f32 and in checkpoint layout, and with `ema` its
-/// averages as "ema/NAME". Atomic: an interrupted save leaves the old file.
-void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const Ema* ema,
-                     const CheckpointInfo& info);
+/// What training needs besides the network to go on. Null or empty: not part of the file.
+struct TrainingParts {
+  const Ema* ema = nullptr;
+  const AdamW* optimizer = nullptr;
+  std::string run_state;  // text of the training loop, kept in the metadata
+};
+
+/// Writes all parameters and buffers under their own names, in f32 and in checkpoint layout, averages as "ema/NAME",
+/// the optimizer's state as "optimizer/NAME...", and a checksum of each tensor. Atomic: an interrupted save leaves the
+/// old file.
+void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const CheckpointInfo& info,
+                     const TrainingParts& parts = {});
+
+/// A checkpoint file taken apart.
+struct CheckpointContents {
+  CheckpointInfo info;
+  StateDict weights, averages, optimizer;
+  std::string run_state;
+};
+
+/// Throws ErrorCode::checkpoint when the file is no checkpoint, or a checksum in it does not agree.
+CheckpointContents read_checkpoint(const std::filesystem::path& path);
 
 struct LoadedCheckpoint {
   CheckpointInfo info;
@@ -33,7 +51,7 @@ struct LoadedCheckpoint {
 
 /// Builds the network that the file names and loads its moving averages where it has them, else its weights.
 /// `expected_backbone` (empty: any) must agree with the file. Throws ErrorCode::checkpoint before anything is built
-/// when the file is no checkpoint, of another backbone, or does not fit.
+/// when the file is no checkpoint, damaged, of another backbone, or does not fit.
 LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone = {});
 
 /// The metadata alone.

@@ -37,6 +37,11 @@ class AdamW {
   void set_lr(double lr) { options_.lr = lr; }
   const std::vector<ParameterGroup>& groups() const { return groups_; }
 
+  /// How many steps each parameter took, in the order of the groups; and back to earlier counts, when steps changed
+  /// nothing because of their guard.
+  std::vector<int64_t> step_counts() const;
+  void set_step_counts(const std::vector<int64_t>& counts);
+
   /// State as named tensors: "NAME.exp_avg", "NAME.exp_avg_sq" (memory layout), "NAME.step" (i64).
   StateDict state_dict() const;
   /// Throws ErrorCode::checkpoint on names that fit no parameter and on other shapes.

@@ -6,13 +6,31 @@
 
 namespace camo {
 
+std::vector<int64_t> AdamW::step_counts() const {
+  std::vector<int64_t> counts;
+  for (const std::vector<State>& group : states_) {
+    for (const State& state : group) counts.push_back(state.step);
+  }
+  return counts;
+}
+
+void AdamW::set_step_counts(const std::vector<int64_t>& counts) {
+  const size_t expected = step_counts().size();
+  CAMO_CHECK(counts.size() == expected, "AdamW: needs one step count for each of its ", expected, " parameters; got ",
+             counts.size());
+  auto next = counts.begin();
+  for (std::vector<State>& group : states_) {
+    for (State& state : group) state.step = *next++;
+  }
+}
+
 StateDict AdamW::state_dict() const {
   StateDict state;
   for (size_t g = 0; g < groups_.size(); ++g) {
     for (size_t i = 0; i < states_[g].size(); ++i) {
       const std::string& name = groups_[g].parameters[i].name;
       const State& own = states_[g][i];
-      if (!own.exp_avg.defined()) continue;
+      if (own.step == 0) continue;  // no gradient yet
       state.emplace_back(name + ".exp_avg", clone(own.exp_avg));
       state.emplace_back(name + ".exp_avg_sq", clone(own.exp_avg_sq));
       state.emplace_back(name + ".step", from_vector<int64_t>({own.step}, {}, cpu));
