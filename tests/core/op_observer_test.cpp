@@ -16,6 +16,9 @@ class Recorder final : public OpObserver {
   }
   void backward_begins(const Node& node) override { log.push_back("begin " + node.name()); }
   void backward_ended(const Node& node) override { log.push_back("end " + node.name()); }
+  void differentiated(const Node& node, std::span<const Tensor> gradients) override {
+    log.push_back(concat_text("gradients of ", node.name(), ": ", gradients[0].shape()));
+  }
 
   std::vector<std::string> log;
 };
@@ -38,8 +41,14 @@ TEST(OpObserver, SeesOperationsAndTheirGradients) {
     relu(y);  // not recorded: not seen
   }
   backward(y, ones({2, 3}, f64));
-  const std::vector<std::string> expected{
-      "mul of [2, 3] in 'inner'", "relu of [2, 3] in 'outer'", "begin relu", "end relu", "begin mul", "end mul"};
+  const std::vector<std::string> expected{"mul of [2, 3] in 'inner'",
+                                          "relu of [2, 3] in 'outer'",
+                                          "begin relu",
+                                          "gradients of relu: [2, 3]",
+                                          "end relu",
+                                          "begin mul",
+                                          "gradients of mul: [2, 3]",
+                                          "end mul"};
   EXPECT_EQ(recorder.log, expected);
   EXPECT_STREQ(op_scope(), "");
 }

@@ -10,20 +10,63 @@ namespace camo::app {
 
 namespace fs = std::filesystem;
 
-RunFolder::RunFolder(const fs::path& path, const std::string& config_toml) : path_(path) {
-  for (const char* folder : {"checkpoints", "samples"}) {
-    std::error_code failure;
-    fs::create_directories(path / folder, failure);
-    CAMO_CHECK_CODE(data, !failure, "--checkpoint-dir: can't create ", (path / folder).string(), ": ",
-                    failure.message(), "; choose a folder you can write to");
+namespace {
+
+/// Temporary files that a killed run left behind.
+void remove_leftovers(const fs::path& folder) {
+  std::vector<fs::path> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename().string().find(".tmp-") != std::string::npos) found.push_back(entry.path());
+  }
+  for (const fs::path& path : found) fs::remove(path);
+}
+
+/// What a run wrote, and nothing else.
+void remove_old_run(const fs::path& path) {
+  if (!fs::exists(path / "env.json")) return;  // not a run folder
+  for (const char* name : {"log.txt", "metrics.jsonl", "history.json"}) fs::remove(path / name);
+  for (const char* name : {"last", "best"}) fs::remove(checkpoint_path(path, name));
+  std::vector<fs::path> found;
+  for (const auto& [folder, prefix] : {std::pair{"tb", "events.out.tfevents."}, std::pair{"samples", "epoch_"}}) {
+    if (!fs::is_directory(path / folder)) continue;
+    for (const fs::directory_entry& entry : fs::directory_iterator(path / folder)) {
+      if (entry.path().filename().string().starts_with(prefix)) found.push_back(entry.path());
+    }
+  }
+  for (const fs::path& file : found) fs::remove(file);
+}
+
+/// Keeps the rows of steps up to `step`: the later ones are about to be computed again.
+void cut_metrics(const fs::path& path, int64_t step) {
+  std::ifstream old(path);
+  std::string kept;
+  for (std::string line; std::getline(old, line);) {
+    const nlohmann::json row = nlohmann::json::parse(line, nullptr, false);  // a killed run may leave half a line
+    if (row.is_object() && row.value("step", int64_t{0}) <= step) kept += line + "\n";
+  }
+  write_file_atomically(path, kept);
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const fs::path& path, const std::string& config_toml, int64_t resume_step) : path_(path) {
+  try {
+    if (resume_step < 0) remove_old_run(path);
+    for (const char* folder : {"checkpoints", "samples"}) fs::create_directories(path / folder);
+    for (const fs::path& folder : {path, path / "checkpoints"}) remove_leftovers(folder);
+  } catch (const fs::filesystem_error& error) {
+    fail(ErrorCode::data, "--checkpoint-dir: can't create ", path.string(), ": ", error.code().message(),
+         "; choose a folder you can write to");
   }
   write_file_atomically(path / "config.toml", config_toml);
   nlohmann::json environment;
   for (const auto& [key, value] : system_info()) environment[key] = value;
   write_file_atomically(path / "env.json", environment.dump(2) + "\n");
+  if (resume_step >= 0) cut_metrics(path / "metrics.jsonl", resume_step);
   log_.open(path / "log.txt", std::ios::app);
   metrics_.open(path / "metrics.jsonl", std::ios::app);
   CAMO_CHECK_CODE(data, log_ && metrics_, "--checkpoint-dir: can't write in ", path.string());
+  tensorboard_ = std::make_unique<TensorBoardWriter>(path / "tb", resume_step + 1);
 }
 
 void RunFolder::log(const std::string& line) {
@@ -32,17 +75,19 @@ void RunFolder::log(const std::string& line) {
   log_ << line << std::endl;
 }
 
-void RunFolder::add_metrics(const nlohmann::json& row) { metrics_ << row.dump() << std::endl; }
-
-void RunFolder::add_epoch(const nlohmann::json& epoch) {
-  history_.push_back(epoch);
-  write_file_atomically(path_ / "history.json", history_.dump(2) + "\n");
+void RunFolder::add_metrics(const nlohmann::json& row) {
+  metrics_ << row.dump() << std::endl;
+  CAMO_CHECK_CODE(data, metrics_.good(), (path_ / "metrics.jsonl").string(), ": can't be written; is the disk full?");
 }
 
-fs::path RunFolder::checkpoint(std::string_view name) const {
-  return path_ / "checkpoints" / (std::string(name) + ".safetensors");
+void RunFolder::write_history(const nlohmann::json& rows) const {
+  write_file_atomically(path_ / "history.json", rows.dump(2) + "\n");
 }
 
 fs::path RunFolder::sample(std::string_view name) const { return path_ / "samples" / (std::string(name) + ".png"); }
+
+fs::path checkpoint_path(const fs::path& run, std::string_view name) {
+  return run / "checkpoints" / (std::string(name) + ".safetensors");
+}
 
 }  // namespace camo::app

@@ -1,35 +1,43 @@
-// The folder of a training run: config.toml, env.json, log.txt, metrics.jsonl, history.json, checkpoints/, samples/.
+// The folder of a training run: config.toml, env.json, log.txt, metrics.jsonl, history.json, tb/, checkpoints/,
+// samples/.
 #pragma once
 
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+
+#include "apps/camoxpert/training/tensorboard.h"
 
 namespace camo::app {
 
 class RunFolder {
  public:
-  /// Makes the folders and writes config.toml and env.json. Throws ErrorCode::data when the folder can't be written.
-  RunFolder(const std::filesystem::path& path, const std::string& config_toml);
+  /// Makes the folders and writes config.toml and env.json. A run that goes on after `resume_step` (not negative) keeps
+  /// the log, and the metrics up to that step; otherwise what an earlier run wrote is removed. Throws ErrorCode::data
+  /// when the folder can't be written.
+  RunFolder(const std::filesystem::path& path, const std::string& config_toml, int64_t resume_step);
 
   /// Shows a line and keeps it in log.txt.
   void log(const std::string& line);
-  /// One line of metrics.jsonl.
+  /// One line of metrics.jsonl. Throws ErrorCode::data when it can't be written.
   void add_metrics(const nlohmann::json& row);
-  /// One epoch of history.json.
-  void add_epoch(const nlohmann::json& epoch);
+  /// history.json: a row per validation.
+  void write_history(const nlohmann::json& rows) const;
+  TensorBoardWriter& tensorboard() { return *tensorboard_; }
 
   const std::filesystem::path& path() const { return path_; }
-  std::filesystem::path checkpoint(std::string_view name) const;
   std::filesystem::path sample(std::string_view name) const;
 
  private:
   std::filesystem::path path_;
   std::ofstream log_, metrics_;
-  nlohmann::json history_ = nlohmann::json::array();
+  std::unique_ptr<TensorBoardWriter> tensorboard_;
 };
+
+/// RUN/checkpoints/NAME.safetensors
+std::filesystem::path checkpoint_path(const std::filesystem::path& run, std::string_view name);
 
 }  // namespace camo::app

@@ -1,6 +1,8 @@
 #include "apps/camoxpert/training/train_options.h"
 
 #include "apps/camoxpert/bad_images.h"
+#include "apps/camoxpert/training/on_nan.h"
+#include "apps/camoxpert/training/validation.h"
 #include "core/error.h"
 
 namespace camo::app {
@@ -40,7 +42,9 @@ void TrainOptions::add_to(CLI::App& command) {
   option("--stage1-epochs", stage1_epochs, "First epochs, with the backbone frozen", training);
   option("--batch-size", batch_size, "Pictures per backward pass", training);
   option("--accumulation-steps", accumulation_steps, "Backward passes per optimizer step", training);
-  option("--lr", lr, "Largest learning rate of the one-cycle schedule", training);
+  option("--lr", lr, "Largest learning rate of the schedule", training);
+  option("--schedule", schedule, "Learning rate over the steps of a stage: onecycle or cosine", training);
+  option("--warmup", warmup, "Share of a stage's steps in which the learning rate grows", training);
   option("--backbone-lr-scale", backbone_lr_scale, "The backbone's share of --lr; use 1 when training from scratch",
          training);
   option("--weight-decay", weight_decay, "Of AdamW", training);
@@ -50,6 +54,14 @@ void TrainOptions::add_to(CLI::App& command) {
 
   const char* const run = "Run";
   option("--checkpoint-dir", checkpoint_dir, "Run folder (made if missing)", run);
+  option("--resume", resume, "Go on from a stopped run: auto (the run folder's newest valid checkpoint) or a file",
+         run);
+  command.add_flag("--overwrite", overwrite, "Replace the run that the run folder holds")->group(run);
+  option("--save-every", save_every, "Optimizer steps between checkpoints; 0: at the end of each epoch", run);
+  option("--on-nan", on_nan, "A step that is not finite: stop, skip:N (at most N a run) or rollback", run);
+  option("--best-by", best_by, "Validation score that makes a checkpoint the best: iou or s-measure", run);
+  option("--patience", patience, "Stop the last stage after so many validations without a better score; 0: never", run);
+  option("--expert-report-every", expert_report_every, "Epochs between tables of expert usage", run);
   option("--max-steps", max_steps, "Stop after so many optimizer steps; 0: no limit", run);
   option("--max-time", max_time, "Stop after so many seconds; 0: no limit", run);
   option("--validate-every", validate_every, "Epochs between validations", run);
@@ -72,7 +84,23 @@ void TrainOptions::check() const {
   at_least("--max-time", max_time, 0);
   at_least("--validate-every", static_cast<double>(validate_every), 1);
   CAMO_CHECK_CODE(usage, !partial || !pretrained.empty(), "--partial: needs --pretrained FILE");
-  CAMO_CHECK_CODE(usage, lr > 0, "--lr: must be above 0; got ", lr);
+  at_least("--save-every", static_cast<double>(save_every), 0);
+  at_least("--patience", static_cast<double>(patience), 0);
+  at_least("--expert-report-every", static_cast<double>(expert_report_every), 1);
+  // Together they bound the weights, whatever the gradients: a step adds at most about 10 lr and decay never grows
+  // them.
+  constexpr double kLargestRate = 1e6;
+  CAMO_CHECK_CODE(usage, lr > 0 && lr <= kLargestRate, "--lr: must be above 0 and at most ", kLargestRate, "; got ",
+                  lr);
+  CAMO_CHECK_CODE(usage, backbone_lr_scale >= 0 && backbone_lr_scale <= 1,
+                  "--backbone-lr-scale: must be in [0, 1]; got ", backbone_lr_scale);
+  CAMO_CHECK_CODE(usage, lr * weight_decay <= 1, "--weight-decay: must be at most 1 / --lr (", 1 / lr, "); got ",
+                  weight_decay);
+  CAMO_CHECK_CODE(usage, schedule == "onecycle" || schedule == "cosine", "--schedule: must be onecycle or cosine; got ",
+                  schedule);
+  CAMO_CHECK_CODE(usage, warmup >= 0 && warmup <= 1, "--warmup: must be in [0, 1]; got ", warmup);
+  parse_on_nan(on_nan);
+  best_score_name(best_by);
   CAMO_CHECK_CODE(usage, clip_norm > 0, "--clip-norm: must be above 0; got ", clip_norm);
   CAMO_CHECK_CODE(usage, stage1_epochs <= epochs, "--stage1-epochs: must be at most --epochs (", epochs, "); got ",
                   stage1_epochs);

@@ -29,10 +29,19 @@ struct TrainOptions {
   int64_t epochs = 120, stage1_epochs = 30;
   int64_t batch_size = 2, accumulation_steps = 4;
   double lr = 2.5e-4, backbone_lr_scale = 0.1, weight_decay = 1e-4, clip_norm = 1;
+  std::string schedule = "onecycle";
+  double warmup = 0.1;  // share of a stage's steps
   bool use_ema = false;
   double ema_decay = 0.9999;
   // the run
   std::string checkpoint_dir = "runs/camoxpert";
+  std::string resume;  // "auto" or a checkpoint
+  bool overwrite = false;
+  int64_t save_every = 0;  // steps
+  std::string on_nan = "stop";
+  std::string best_by = "iou";
+  int64_t patience = 0;  // validations
+  int64_t expert_report_every = 10;
   int64_t max_steps = 0;
   double max_time = 0;  // seconds
   int64_t validate_every = 1;

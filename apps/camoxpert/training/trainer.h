@@ -1,93 +1,95 @@
-// The training loop: two stages, accumulation, clipping, one-cycle schedule, validation, checkpoints.
+// The training loop: stages, epochs, steps, validations, checkpoints, and stopping in between.
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "apps/camoxpert/evaluation.h"
+#include "apps/camoxpert/progress.h"
+#include "apps/camoxpert/training/data_plan.h"
+#include "apps/camoxpert/training/on_nan.h"
+#include "apps/camoxpert/training/resume.h"
 #include "apps/camoxpert/training/run_folder.h"
+#include "apps/camoxpert/training/run_state.h"
+#include "apps/camoxpert/training/stages.h"
+#include "apps/camoxpert/training/stepper.h"
 #include "apps/camoxpert/training/train_options.h"
-#include "data/device_batches.h"
-#include "models/camoxpert/loss.h"
-#include "models/camoxpert/network.h"
-#include "nn/optim/adamw.h"
-#include "nn/optim/ema.h"
-#include "nn/optim/schedule.h"
+#include "apps/camoxpert/training/validation.h"
 
 namespace camo::app {
 
 class Trainer {
  public:
-  /// Checks the options, finds the data and builds the network before anything is written.
-  /// `config_toml` is the resolved configuration, kept in the run folder.
+  /// Checks the options, finds the data and the checkpoint to go on from, and builds the network before anything is
+  /// written. `config_toml` is the resolved configuration, kept in the run folder.
   Trainer(const TrainOptions& options, const std::string& config_toml);
-  /// Trains to the end of the epochs, steps or time.
+
+  /// Trains to the end of the epochs, steps or time. Asked to stop by a signal, it saves its state and throws
+  /// StoppedBySignal; the same run resumed from there ends with the same bits. A step that is not finite is handled by
+  /// --on-nan; ErrorCode::not_finite when that ends the run.
   void run();
 
+  /// Asked after each step and during validation: a signal to stop for, or 0. Default: StopSignals.
+  void set_stop_request(std::function<int()> request) { stop_request_ = std::move(request); }
+  /// Replaces the loss.
+  void set_loss(std::unique_ptr<Loss> loss);
+
+  const RunState& state() const { return state_; }
+  const CamoXpert& network() const { return *network_; }
+
  private:
-  /// Epochs with the same trainable parameters and one schedule.
-  struct Stage {
-    std::string name;
-    int64_t first_epoch = 0, end_epoch = 0;
-    bool backbone_frozen = false;
-    int64_t steps = 0;  // of the schedule
-  };
-  /// Mean loss parts over batches.
-  struct LossMeans {
-    std::vector<std::pair<std::string, double>> sums;
-    int64_t count = 0;
-    void add(const LossMeans& other);
-    std::string str() const;
-    double mean(size_t part) const { return sums[part].second / static_cast<double>(count); }
-  };
-
-  /// A step whose losses may still be computed on the device.
-  struct PendingStep {
-    int64_t step = 0;
-    double lr = 0;
-    int64_t batches = 0;
-    Tensor losses;         // f64: the total and its parts, summed over the batches
-    Tensor gradient_norm;  // f64
-  };
-
-  std::vector<Stage> plan_stages() const;
-  void report_start();
+  void make_loader();
+  void restore(const ResumePoint& point);
   void begin_stage(const Stage& stage);
-  /// False when a limit of steps or time was reached.
-  bool train_epoch(int64_t epoch, const Stage& stage);
-  /// One optimizer step over the next batches. Waits for the device only where the mixtures of experts do.
-  void train_step(int64_t batches);
-  /// Waits for the pending steps, and adds their losses to the epoch's and to the metrics. Returns the last one's.
-  /// Throws ErrorCode::not_finite for a step whose loss or gradient was not finite; the weights are those before it.
-  LossMeans read_pending(int64_t epoch);
-  /// Validates, writes the contact sheet, the checkpoints and the history.
-  void finish_epoch(int64_t epoch, const LossMeans& losses);
-  bool limit_reached() const;
+  std::unique_ptr<AdamW> make_optimizer() const;
+  /// From where the state stands to the end of the epoch or stage, or to the limit of time.
+  void train_epoch(const Stage& stage);
+  /// Validates when it is time to, and moves the state to the next epoch when this one is complete.
+  void end_epoch(const Stage& stage);
+  /// Waits for the pending steps and books them. Handles a bad one.
+  void read_steps();
+  void book(const StepReport& report);
+  void handle(const BadStep& bad);
+  void roll_back();
+  /// Validates, writes pictures, history and checkpoints.
+  void validate_now();
+  void save(const char* name);
+  void stop_if_asked();
+  /// Throws StoppedBySignal.
+  [[noreturn]] void save_and_stop(int signal);
+  bool epoch_done(const Stage& stage) const;
+  bool stopped_early() const;
+  bool is_last_stage() const { return state_.stage + 1 == static_cast<int64_t>(stages_.size()); }
+  void show_progress(Progress& progress, const Stage& stage) const;
   double seconds() const;
 
   TrainOptions options_;
+  OnNan on_nan_;
+  std::string config_;
   Device device_;
-  std::vector<Sample> train_samples_, val_samples_;
-  std::string data_report_, pretrained_report_;
+  DataPlan data_;
   std::unique_ptr<CamoXpert> network_;
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<DataLoader> loader_;
   std::unique_ptr<DeviceBatches> batches_;
-  std::unique_ptr<RunFolder> folder_;
-  std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<Ema> ema_;
-  OneCycleSchedule schedule_;
-  int64_t stage_step_ = 0, step_ = 0;
-  // Sum of all losses and gradient norms: once it is not finite, no step changes the weights any more.
-  Tensor guard_;
-  std::vector<std::string> loss_names_;
-  std::vector<PendingStep> pending_;
-  LossMeans epoch_losses_;
-  std::vector<std::vector<int64_t>> expert_counts_;  // [layer][expert], of the epoch
-  double best_iou_ = -1, untrained_iou_ = 0;
-  int64_t best_epoch_ = 0;
+  std::unique_ptr<Stepper> stepper_;
+  std::unique_ptr<RunFolder> folder_;
+  std::vector<Stage> stages_;
+  std::function<int()> stop_request_;
+  std::string weights_report_;         // where they come from; empty: random
+  std::vector<std::string> warnings_;  // of resuming, until there is a log
+
+  RunState state_;
+  StateDict restored_optimizer_;  // until the stage begins
+  bool resumed_ = false;
+  bool out_of_time_ = false;
+  int64_t rollbacks_in_a_row_ = 0;  // without a new checkpoint that holds new steps
+  bool progressed_ = false;         // since the last rollback
+  LossMeans shown_;                 // losses of the last step that was read
+  double seconds_before_ = 0;       // of the run, before this process
   std::chrono::steady_clock::time_point start_;
 };
 

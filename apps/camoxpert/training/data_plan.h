@@ -1,0 +1,25 @@
+// Which pairs a run trains on, and which it validates on.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "apps/camoxpert/training/train_options.h"
+#include "data/dataset.h"
+
+namespace camo::app {
+
+struct DataPlan {
+  std::vector<Sample> train, validation;
+  std::string report;          // a few lines for the log
+  int64_t max_bad_images = 0;  // what --on-bad-image still allows
+
+  /// Of the training pairs' names in order: tells whether a resumed run sees the same data.
+  std::string fingerprint() const;
+};
+
+/// Validation uses the first part (--val-fraction) of --val-path or of the test split, or held-out training pairs when
+/// there is neither. Throws ErrorCode::data when that leaves nothing.
+DataPlan plan_data(const TrainOptions& options);
+
+}  // namespace camo::app

@@ -1,0 +1,88 @@
+#include "apps/camoxpert/training/run_state.h"
+
+#include <fmt/core.h>
+
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "core/error.h"
+
+namespace camo {
+
+// Found by the JSON library through the type's namespace.
+static void to_json(nlohmann::json& j, const RandomKey& key) { j = {key.seed, key.stream}; }
+static void from_json(const nlohmann::json& j, RandomKey& key) {
+  j.at(0).get_to(key.seed);
+  j.at(1).get_to(key.stream);
+}
+
+namespace app {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, epoch, batch, step, stage_step, validated_step, random,
+                                   epoch_losses, expert_counts, best, untrained_score, validations_without_gain,
+                                   skipped_steps, rollbacks, images, seconds, training_seconds, history,
+                                   data_fingerprint, config, scaler)
+
+std::string to_text(const RunState& state) { return nlohmann::json(state).dump(); }
+
+RunState run_state_from_text(const std::string& text, const std::string& source) {
+  try {
+    return nlohmann::json::parse(text).get<RunState>();
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::checkpoint, source, ": the state of the run can't be read: ", error.what());
+  }
+}
+
+namespace {
+
+std::map<std::string, std::string> settings(const std::string& config) {
+  std::map<std::string, std::string> found;
+  std::istringstream lines(config);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t equals = line.find('=');
+    if (equals != std::string::npos) found[line.substr(0, equals)] = line.substr(equals + 1);
+  }
+  return found;
+}
+
+}  // namespace
+
+std::vector<std::string> compare_configs(const std::string& stored, const std::string& current) {
+  static const std::set<std::string> kFixed{
+      "backbone", "num-experts", "attention-heads", "deep-supervision", "batch-size", "accumulation-steps",
+      "seed",     "use-ema",     "max-steps",       "stage1-epochs",    "epochs"};
+  // What changes no number, or is compared by what it means.
+  static const std::set<std::string> kFree{"dataset-path",
+                                           "checkpoint-dir",
+                                           "resume",
+                                           "overwrite",
+                                           "num-workers",
+                                           "threads",
+                                           "cache-mb",
+                                           "save-every",
+                                           "max-time",
+                                           "on-bad-image",
+                                           "on-nan",
+                                           "expert-report-every",
+                                           "device",
+                                           "patience",
+                                           "pretrained",
+                                           "partial",
+                                           "gradient-checkpointing"};
+  const auto before = settings(stored), now = settings(current);
+  std::vector<std::string> warnings;
+  for (const auto& [flag, value] : now) {
+    const auto found = before.find(flag);
+    if (kFree.contains(flag) || found == before.end() || found->second == value) continue;
+    CAMO_CHECK_CODE(usage, !kFixed.contains(flag), "--resume: --", flag, " must be that of the stopped run, ",
+                    found->second, "; got ", value, "; give the same value, or start a new run");
+    warnings.push_back(
+        fmt::format("warning: --{} is {} now, and was {} before: the run will not be the one without a stop", flag,
+                    value, found->second));
+  }
+  return warnings;
+}
+
+}  // namespace app
+}  // namespace camo

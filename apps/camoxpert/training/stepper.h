@@ -1,0 +1,101 @@
+// Optimizer steps: forward and backward passes over a few batches, clipping, AdamW, the moving average.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/camoxpert/training/loss_means.h"
+#include "core/random.h"
+#include "data/device_batches.h"
+#include "models/camoxpert/loss.h"
+#include "models/camoxpert/network.h"
+#include "nn/optim/adamw.h"
+#include "nn/optim/ema.h"
+
+namespace camo::app {
+
+/// Where a step stands in the run: `first_batch` is its first batch's number in the epoch.
+struct StepPlan {
+  int64_t step = 0, stage_step = 0;  // numbers after this step
+  int64_t epoch = 0, first_batch = 0, batches = 1;
+  double lr = 0;
+};
+
+/// What a step did, once its numbers are on the host.
+struct StepReport {
+  StepPlan plan;
+  LossMeans losses;
+  double gradient_norm = 0;
+  std::vector<std::vector<int64_t>> expert_counts;  // [layer][expert]
+};
+
+/// A step whose loss or gradient was not finite. It changed nothing.
+struct BadStep {
+  StepPlan plan;
+  std::string reason;       // "the loss is nan; the first non-finite tensor is ..."
+  RandomKey before, after;  // states of default_generator()
+};
+
+class Stepper {
+ public:
+  /// All must outlive the stepper; `ema` may be null.
+  Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, DeviceBatches& batches, Ema* ema, double clip_norm);
+
+  /// The optimizer of the following steps. No step may be pending.
+  void set_optimizer(std::unique_ptr<AdamW> optimizer);
+  AdamW* optimizer() const { return optimizer_.get(); }
+
+  /// Queues a step over the loader's next batches. Waits for the device only where the mixtures of experts do: its
+  /// numbers stay pending. A step that is not finite, and those queued after it, change no weights.
+  void run(const StepPlan& plan);
+  size_t pending() const { return pending_.size(); }
+
+  struct Outcome {
+    std::vector<StepReport> reports;  // of the finite steps
+    std::optional<BadStep> bad;       // the first step that was not finite
+  };
+  /// Waits for the pending steps. After a bad one everything is as if it and the steps queued behind it had not run,
+  /// except that the loader and default_generator() stand behind the bad step.
+  Outcome read();
+
+ private:
+  struct Pending {
+    StepPlan plan;
+    Tensor losses;         // f64: the total and its parts, summed over the batches
+    Tensor gradient_norm;  // f64
+    Tensor statistics;     // f64: the sum of all running statistics after the step
+    std::vector<std::vector<int64_t>> expert_counts;
+    // For going back to before the step.
+    RandomKey before, after;
+    std::vector<int64_t> optimizer_steps;
+    Tensor buffers;    // joined
+    Tensors counters;  // whole numbers, on the host
+  };
+  /// Gradients of the batches, summed; fills the pending step's losses and counts.
+  void accumulate(Pending& pending);
+  BadStep go_back(const Pending& bad, const std::string& what);
+  std::string search(const Pending& bad);
+  /// All values of the buffers in one tensor, and back.
+  Tensor joined_buffers() const;
+  void restore_buffers(const Pending& pending) const;
+
+  CamoXpert& network_;
+  const Loss& loss_;
+  DataLoader& loader_;
+  DeviceBatches& batches_;
+  Ema* ema_;
+  double clip_norm_;
+  std::unique_ptr<AdamW> optimizer_;
+  Tensors buffers_;   // the network's floating ones: running statistics of batch norms
+  Tensors counters_;  // its other ones: batches that they have seen
+  // Sum of all losses, gradient norms and running statistics: once it is not finite, no step changes the weights any
+  // more.
+  Tensor guard_;
+  std::vector<std::string> loss_names_;
+  std::vector<Pending> pending_;
+};
+
+}  // namespace camo::app

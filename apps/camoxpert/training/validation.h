@@ -1,0 +1,34 @@
+// Scores on the validation set, with the moving averages when there are any.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "apps/camoxpert/training/train_options.h"
+#include "data/dataset.h"
+#include "models/camoxpert/network.h"
+#include "nn/optim/ema.h"
+
+namespace camo::app {
+
+struct Validation {
+  std::vector<std::pair<std::string, double>> scores;  // names as in kScoreFields
+  double everything_iou = 0;
+
+  /// Throws when there is no score of this name.
+  double at(const std::string& name) const;
+  /// "IoU 0.4312  S 0.7123  wF 0.4567  MAE 0.1234"
+  std::string str() const;
+};
+
+/// The name of the score that --best-by means. Throws ErrorCode::usage.
+std::string best_score_name(const std::string& best_by);
+
+/// Writes a contact sheet to `sheet`. `on_progress` may throw: the network is put back as it was.
+Validation validate(CamoXpert& network, Ema* ema, const std::vector<Sample>& samples, const TrainOptions& options,
+                    const std::filesystem::path& sheet, const std::function<void(int64_t done)>& on_progress);
+
+}  // namespace camo::app
