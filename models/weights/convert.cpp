@@ -67,7 +67,7 @@ ConvertReport convert_weights(const std::filesystem::path& in, const std::filesy
   const auto info = describe_camoxpert(*file, state);
   if (info && options.map.value_or(NameForm::camoxpert) == NameForm::camoxpert) {
     const auto network = loaded_network(*file, state, *info);
-    if (format == Format::safetensors) save_checkpoint(out, *network, nullptr, *info);
+    if (format == Format::safetensors) save_checkpoint(out, *network, *info);
     else write_pth(out, reference_checkpoint(*network, *info));
     report.to = concat_text("a checkpoint of ", info->spec.backbone, " with ", info->spec.num_experts, " experts");
     report.tensors = state.entries.size();

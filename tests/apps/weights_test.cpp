@@ -25,7 +25,7 @@ class Weights : public ::testing::Test {
     seed_everything(1);
     const CamoXpertSpec spec{.backbone = "edgenext_xx_small", .num_experts = 3};
     const CamoXpert network(spec);
-    save_checkpoint(ours(), network, nullptr, {.spec = spec, .img_size = 64, .epoch = 5, .step = 40, .iou = 0.25});
+    save_checkpoint(ours(), network, {.spec = spec, .img_size = 64, .epoch = 5, .step = 40, .iou = 0.25});
   }
   static void TearDownTestSuite() { delete folder_; }
 

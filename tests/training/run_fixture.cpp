@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "apps/camoxpert/training/stop_signals.h"
+#include "core/file_calls.h"
 #include "data/synthetic.h"
 
 namespace camo::app::test {
@@ -38,6 +39,7 @@ std::string read_text(const std::filesystem::path& path) {
 
 void TinyRun::SetUpTestSuite() {
   folder = new TemporaryFolder;
+  file_calls().fsync = [](int) { return 0; };  // nobody cuts the power of a test, and disks are slow
   write_synthetic_dataset(
       {.folder = path("data"), .train_count = 12, .test_count = 2, .scene = {.width = 32, .height = 32}});
 }
