@@ -24,7 +24,7 @@ SmallData::SmallData() {
   write_synthetic_dataset(options);
   seed_everything(3);
   const CamoXpertSpec spec{.backbone = "edgenext_xx_small", .deep_supervision = false};
-  save_checkpoint(checkpoint(), CamoXpert(spec), nullptr, {.spec = spec, .img_size = 64, .epoch = 7});
+  save_checkpoint(checkpoint(), CamoXpert(spec), {.spec = spec, .img_size = 64, .epoch = 7});
 }
 
 fs::path SmallData::copy_of_data(const std::string& name) const {

@@ -42,7 +42,7 @@ TEST(VerifyMoe, SeesAnExpertThatBreaks) {
     parameter.import(full(parameter.exported_shape(), NAN, f32, cpu));
   }
   const std::string path = small_data().path("broken.safetensors");
-  save_checkpoint(path, *loaded.network, nullptr, loaded.info);
+  save_checkpoint(path, *loaded.network, loaded.info);
   expect_failure("verify-moe --dataset-path " + small_data().data() + " --checkpoint " + path, 1,
                  "the routing breaks a rule");
 }
