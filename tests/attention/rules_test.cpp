@@ -16,6 +16,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 TEST(FlashRules, MasksCausalityScaleAndDropout) {
   for (const DType dtype : flash_dtypes()) {
     for (const int64_t width : {10, 20, 36, 73, 128}) {
+      if (default_device().is_cpu() && width > 20) continue;  // on the CPU one code serves all
       const bool full_list = width == 20;
       for (const auto& [queries, keys] : {std::pair<int64_t, int64_t>{130, 130}, {70, 200}, {200, 70}, {1, 65}}) {
         const AttentionInputs in(2, queries, keys, 3, width, dtype);
