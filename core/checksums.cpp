@@ -1,6 +1,7 @@
 #include "core/checksums.h"
 
 #include <charconv>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -30,9 +31,9 @@ std::string tensor_checksum(const std::string& name, const Tensor& tensor) {
       crc32c(tensor.raw_data(), static_cast<size_t>(tensor.numel() * size_in_bytes(tensor.dtype())), head));
 }
 
-std::string metadata_checksum(const SafeTensors& file) {
+std::string metadata_checksum(const std::map<std::string, std::string>& metadata) {
   uint32_t crc = 0;
-  for (const auto& [key, value] : file.metadata) {
+  for (const auto& [key, value] : metadata) {
     if (key == kMetadata) continue;
     crc = text_checksum(concat_text(key, " ", value.size(), " "), crc);
     crc = text_checksum(value, crc);
@@ -40,16 +41,46 @@ std::string metadata_checksum(const SafeTensors& file) {
   return hexadecimal(crc);
 }
 
-/// Of all tensors, in their order.
-std::vector<std::string> tensor_checksums(const SafeTensors& file) {
-  std::vector<std::string> sums(file.tensors.size());
-  parallel_for(static_cast<int64_t>(sums.size()), 16, [&](int64_t begin, int64_t end) {
+/// Of all tensors, in their order. get(i) is the i-th.
+std::vector<std::string> tensor_checksums(size_t count, const std::function<const std::string&(size_t)>& name_of,
+                                          const std::function<Tensor(size_t)>& get) {
+  std::vector<std::string> sums(count);
+  parallel_for(static_cast<int64_t>(count), 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const auto& [name, tensor] = file.tensors[static_cast<size_t>(i)];
-      sums[static_cast<size_t>(i)] = tensor_checksum(name, tensor);
+      const auto at = static_cast<size_t>(i);
+      sums[at] = tensor_checksum(name_of(at), get(at));
     }
   });
   return sums;
+}
+
+std::vector<std::string> tensor_checksums(const SafeTensors& file) {
+  return tensor_checksums(
+      file.tensors.size(), [&](size_t i) -> const std::string& { return file.tensors[i].first; },
+      [&](size_t i) { return file.tensors[i].second; });
+}
+
+/// Compares with what the metadata say; compute() is called once they are known to be sound.
+bool verify(const std::map<std::string, std::string>& metadata, const std::filesystem::path& path, size_t count,
+            const std::function<const std::string&(size_t)>& name_of,
+            const std::function<std::vector<std::string>()>& compute) {
+  const auto stored = metadata.find(kTensors), own = metadata.find(kMetadata);
+  if (stored == metadata.end() && own == metadata.end()) return false;
+  CAMO_CHECK_CODE(checkpoint, stored != metadata.end() && own != metadata.end(), path.string(),
+                  ": metadata must have both '", kTensors, "' and '", kMetadata, "', or neither; the file is damaged");
+  CAMO_CHECK_CODE(checkpoint, own->second == metadata_checksum(metadata), path.string(),
+                  ": the metadata do not have the checksum that was stored with them; the file is damaged");
+  const nlohmann::json object = nlohmann::json::parse(stored->second, nullptr, false);
+  CAMO_CHECK_CODE(checkpoint, object.is_object() && object.size() == count, path.string(),
+                  ": must have one checksum for each of its ", count, " tensors; got ",
+                  object.is_object() ? object.size() : 0);
+  const std::vector<std::string> sums = compute();
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const auto found = object.find(name_of(i));
+    CAMO_CHECK_CODE(checkpoint, found != object.end() && *found == sums[i], path.string(), ": tensor '", name_of(i),
+                    "' does not have the checksum that was stored with it; the file is damaged");
+  }
+  return true;
 }
 
 }  // namespace
@@ -59,28 +90,20 @@ void add_checksums(SafeTensors& file) {
   nlohmann::json object = nlohmann::json::object();
   for (size_t i = 0; i < sums.size(); ++i) object[file.tensors[i].first] = sums[i];
   file.metadata[kTensors] = object.dump();
-  file.metadata[kMetadata] = metadata_checksum(file);
+  file.metadata[kMetadata] = metadata_checksum(file.metadata);
 }
 
 bool verify_checksums(const SafeTensors& file, const std::filesystem::path& path) {
-  const auto stored = file.metadata.find(kTensors), own = file.metadata.find(kMetadata);
-  if (stored == file.metadata.end() && own == file.metadata.end()) return false;
-  CAMO_CHECK_CODE(checkpoint, stored != file.metadata.end() && own != file.metadata.end(), path.string(),
-                  ": metadata must have both '", kTensors, "' and '", kMetadata, "', or neither; the file is damaged");
-  CAMO_CHECK_CODE(checkpoint, own->second == metadata_checksum(file), path.string(),
-                  ": the metadata do not have the checksum that was stored with them; the file is damaged");
-  const nlohmann::json object = nlohmann::json::parse(stored->second, nullptr, false);
-  CAMO_CHECK_CODE(checkpoint, object.is_object() && object.size() == file.tensors.size(), path.string(),
-                  ": must have one checksum for each of its ", file.tensors.size(), " tensors; got ",
-                  object.is_object() ? object.size() : 0);
-  const std::vector<std::string> sums = tensor_checksums(file);
-  for (size_t i = 0; i < sums.size(); ++i) {
-    const std::string& name = file.tensors[i].first;
-    const auto found = object.find(name);
-    CAMO_CHECK_CODE(checkpoint, found != object.end() && *found == sums[i], path.string(), ": tensor '", name,
-                    "' does not have the checksum that was stored with it; the file is damaged");
-  }
-  return true;
+  return verify(
+      file.metadata, path, file.tensors.size(), [&](size_t i) -> const std::string& { return file.tensors[i].first; },
+      [&] { return tensor_checksums(file); });
+}
+
+bool verify_checksums(const TensorFile& file) {
+  const auto name_of = [&](size_t i) -> const std::string& { return file.tensors()[i].name; };
+  return verify(file.metadata(), file.path(), file.tensors().size(), name_of, [&] {
+    return tensor_checksums(file.tensors().size(), name_of, [&](size_t i) { return file.read(i); });
+  });
 }
 
 }  // namespace camo

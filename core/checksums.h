@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "core/safetensors.h"
+#include "core/tensor_file.h"
 
 namespace camo {
 
@@ -14,5 +15,7 @@ void add_checksums(SafeTensors& file);
 /// Compares a file with the checksums in it. Throws ErrorCode::checkpoint naming the first tensor that differs. False
 /// when the file has no checksums.
 bool verify_checksums(const SafeTensors& file, const std::filesystem::path& path);
+/// The same, reading a few tensors at a time.
+bool verify_checksums(const TensorFile& file);
 
 }  // namespace camo

@@ -14,8 +14,8 @@
 #include "data/image.h"
 #include "data/synthetic.h"
 #include "data/transforms.h"
+#include "models/camoxpert/checkpoint.h"
 #include "models/onnx/export.h"
-#include "models/weights/convert.h"
 #include "ops/shape_ops.h"
 
 namespace camo::app {
@@ -148,7 +148,7 @@ void verify(const Options& options, const CamoXpert& network, int64_t size) {
 }
 
 void run(const Options& options) {
-  const LoadedCheckpoint loaded = load_network(options.in);
+  const LoadedCheckpoint loaded = load_checkpoint(options.in);
   const int64_t size = options.img_size > 0 ? options.img_size : loaded.info.img_size;
   export_onnx(options.out, *loaded.network, size);
   fmt::print("{}: {}, {} experts, image [batch, 3, {}, {}] to logits [batch, 1, {}, {}], opset 18, {} bytes\n",

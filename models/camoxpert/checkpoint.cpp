@@ -93,22 +93,4 @@ CheckpointContents read_checkpoint(const std::filesystem::path& path) {
   return contents;
 }
 
-LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone) {
-  const CheckpointContents contents = read_checkpoint(path);
-  LoadedCheckpoint loaded;
-  loaded.info = contents.info;
-  CAMO_CHECK_CODE(checkpoint, expected_backbone.empty() || expected_backbone == loaded.info.spec.backbone,
-                  path.string(), ": the checkpoint holds backbone ", loaded.info.spec.backbone, "; got --backbone ",
-                  expected_backbone, "; leave the flag out to use the checkpoint's");
-  loaded.averaged = !contents.averages.empty();
-  try {
-    loaded.network = std::make_unique<CamoXpert>(loaded.info.spec);
-    loaded.network->load_state_dict(loaded.averaged ? contents.averages : contents.weights);
-  } catch (const Error& error) {
-    fail(ErrorCode::checkpoint, path.string(), ": does not hold the network it names\n  ", error.what());
-  }
-  loaded.network->eval();
-  return loaded;
-}
-
 }  // namespace camo

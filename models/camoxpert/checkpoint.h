@@ -49,9 +49,11 @@ struct LoadedCheckpoint {
   bool averaged = false;               // whether the weights are the moving averages
 };
 
-/// Builds the network that the file names and loads its moving averages where it has them, else its weights.
-/// `expected_backbone` (empty: any) must agree with the file. Throws ErrorCode::checkpoint before anything is built
-/// when the file is no checkpoint, damaged, of another backbone, or does not fit.
+/// Builds the network that a file holds and loads its moving averages where it has them, else its weights. Our
+/// checkpoints, those of the reference's training script (.pth), and bare state dicts of a whole CamoXpert are
+/// understood; see describe_camoxpert(). `expected_backbone` (empty: any) must agree with the file. Throws
+/// ErrorCode::checkpoint before anything is built when the file is no checkpoint, damaged, of another backbone, or does
+/// not fit. Takes little more memory than the network: tensors are read one at a time.
 LoadedCheckpoint load_checkpoint(const std::filesystem::path& path, const std::string& expected_backbone = {});
 
 /// The metadata alone.

@@ -1,9 +1,9 @@
 #include "models/weights/convert.h"
 
+#include "core/checksums.h"
 #include "core/pth/pth.h"
 #include "models/weights/describe.h"
 #include "models/weights/state.h"
-#include "nn/init.h"
 
 namespace camo {
 namespace {
@@ -39,24 +39,13 @@ PthDict reference_checkpoint(const CamoXpert& network, const CheckpointInfo& inf
                     {"img_size", {info.img_size}}}}}};
 }
 
-std::unique_ptr<CamoXpert> loaded_network(const TensorFile& file, const FileState& state, const CheckpointInfo& info) {
-  std::unique_ptr<CamoXpert> network;
-  try {
-    const SkipInit skip;
-    network = std::make_unique<CamoXpert>(info.spec);
-  } catch (const Error& error) {
-    fail(ErrorCode::checkpoint, file.path().string(), ": does not hold the network it names\n  ", error.what());
-  }
-  load_state(*network, file, state);
-  return network;
-}
-
 }  // namespace
 
 ConvertReport convert_weights(const std::filesystem::path& in, const std::filesystem::path& out,
                               const ConvertOptions& options) {
   const Format format = format_of(out);
   const auto file = open_tensor_file(in);
+  verify_checksums(*file);
   const FileState state = find_state(*file, options.group);
   CAMO_CHECK_CODE(checkpoint, state.form || !options.map, in.string(),
                   ": --map needs names of CamoXpert or of an EdgeNeXt", " (timm, or its authors); got '",
@@ -66,7 +55,7 @@ ConvertReport convert_weights(const std::filesystem::path& in, const std::filesy
                             state.form ? name(*state.form) : "unknown", " names");
   const auto info = describe_camoxpert(*file, state);
   if (info && options.map.value_or(NameForm::camoxpert) == NameForm::camoxpert) {
-    const auto network = loaded_network(*file, state, *info);
+    const auto network = build_network(*file, state, *info);
     if (format == Format::safetensors) save_checkpoint(out, *network, *info);
     else write_pth(out, reference_checkpoint(*network, *info));
     report.to = concat_text("a checkpoint of ", info->spec.backbone, " with ", info->spec.num_experts, " experts");
@@ -85,20 +74,6 @@ ConvertReport convert_weights(const std::filesystem::path& in, const std::filesy
   report.to = concat_text("a state dict", options.map ? concat_text(" with ", name(*options.map), " names") : "");
   report.tensors = written.size();
   return report;
-}
-
-LoadedCheckpoint load_network(const std::filesystem::path& path, const std::string& expected_backbone) {
-  const auto file = open_tensor_file(path);
-  const FileState state = find_state(*file);
-  const auto info = describe_camoxpert(*file, state);
-  CAMO_CHECK_CODE(checkpoint, info.has_value(), path.string(), ": does not hold a whole CamoXpert, but ",
-                  state.form ? name(*state.form) : "unknown", " names; a backbone alone is for `train --pretrained`");
-  CAMO_CHECK_CODE(checkpoint, expected_backbone.empty() || expected_backbone == info->spec.backbone, path.string(),
-                  ": the checkpoint holds backbone ", info->spec.backbone, "; got --backbone ", expected_backbone,
-                  "; leave the flag out to use the checkpoint's");
-  LoadedCheckpoint loaded{.info = *info, .network = loaded_network(*file, state, *info), .averaged = state.averaged};
-  loaded.network->eval();
-  return loaded;
 }
 
 }  // namespace camo

@@ -29,9 +29,4 @@ struct ConvertReport {
 ConvertReport convert_weights(const std::filesystem::path& in, const std::filesystem::path& out,
                               const ConvertOptions& options = {});
 
-/// Builds the network that a file holds and loads it, averages first. Our checkpoints, those of the reference's
-/// training script, and bare state dicts of a whole CamoXpert are understood; see describe_camoxpert().
-/// `expected_backbone` (empty: any) must agree with the file. In evaluation mode.
-LoadedCheckpoint load_network(const std::filesystem::path& path, const std::string& expected_backbone = {});
-
 }  // namespace camo

@@ -1,6 +1,7 @@
 // What network a state dict belongs to.
 #pragma once
 
+#include <memory>
 #include <optional>
 
 #include "models/camoxpert/checkpoint.h"
@@ -16,5 +17,8 @@ std::optional<CheckpointInfo> describe_camoxpert(const TensorFile& file, const F
 
 /// The EdgeNeXt variant whose shapes the tensors have; null when there is none.
 const EdgeNeXtSpec* describe_backbone(const TensorFile& file, const FileState& state);
+
+/// The network of such a file, its values loaded.
+std::unique_ptr<CamoXpert> build_network(const TensorFile& file, const FileState& state, const CheckpointInfo& info);
 
 }  // namespace camo

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/checksums.h"
 #include "core/error.h"
 #include "ops/shape_ops.h"
 
@@ -170,7 +171,7 @@ LoadReport load_state(Module& network, const TensorFile& file, const FileState& 
   report.unused = std::move(pairing.unused);
   report.mismatch = std::move(pairing.mismatch);
   CAMO_CHECK_CODE(checkpoint, options.partial || report.mismatch.empty(), report.source,
-                  ": the tensors do not fit the network; nothing was loaded; --partial loads what fits\n",
+                  ": the tensors do not fit the network; nothing was loaded", options.remedy, "\n",
                   report.mismatch.str());
   CAMO_CHECK_CODE(checkpoint, !pairing.pairs.empty(), report.source, ": no tensor fits the network\n",
                   report.mismatch.str());
@@ -185,6 +186,7 @@ LoadReport load_state(Module& network, const TensorFile& file, const FileState& 
 
 LoadReport load_weights(Module& network, const std::filesystem::path& path, const LoadOptions& options) {
   const auto file = open_tensor_file(path);
+  verify_checksums(*file);
   return load_state(network, *file, find_state(*file), options);
 }
 

@@ -37,7 +37,8 @@ std::vector<std::string> tensor_groups(const TensorFile& file);
 FileState find_state(const TensorFile& file, const std::string& group = {});
 
 struct LoadOptions {
-  bool partial = false;  // load what fits, and list the rest, instead of throwing
+  bool partial = false;                                     // load what fits, and list the rest, instead of throwing
+  std::string_view remedy = "; --partial loads what fits";  // in the message when something does not fit
 };
 
 /// What was loaded, and what was not.

@@ -5,6 +5,7 @@
 
 #include "core/pth/pth.h"
 #include "core/safetensors.h"
+#include "data/image.h"
 #include "models/camoxpert/checkpoint.h"
 #include "tests/apps/program.h"
 #include "tests/support/test_support.h"
@@ -87,6 +88,8 @@ TEST_F(Weights, ConvertSaysWhatIsWrong) {
   EXPECT_FALSE(std::filesystem::exists(path("x.pth")));
   SafeTensors incomplete = read_safetensors(ours());
   incomplete.tensors.pop_back();
+  incomplete.metadata.erase("checksums");
+  incomplete.metadata.erase("checksum_metadata");
   write_safetensors(path("incomplete.safetensors"), incomplete);
   expect_failure("convert " + path("incomplete.safetensors") + " " + path("x.pth"), 4,
                  "missing in the file (1):\n  final_conv.3.bias");
@@ -130,6 +133,18 @@ TEST_F(Weights, InfoShowsThePthFile) {
   }
 }
 
+TEST_F(Weights, PredictTakesAPthOfTheReference) {
+  ASSERT_EQ(run_camoxpert("convert " + ours() + " " + path("reference.pth")).exit_code, 0);
+  const std::string predict = "predict --input " + (test::golden_dir() / "chelsea.png").string() + " --checkpoint ";
+  for (const char* name : {"ours.safetensors", "reference.pth"}) {
+    const ProgramResult result =
+        run_camoxpert(predict + path(name) + " --output-dir " + path(std::string(name) + ".masks"));
+    ASSERT_EQ(result.exit_code, 0) << result.output;
+  }
+  const Image a = decode_image(path("ours.safetensors.masks/chelsea.png"), 1);
+  EXPECT_EQ(a.pixels, decode_image(path("reference.pth.masks/chelsea.png"), 1).pixels);
+}
+
 TEST_F(Weights, ExportWritesAModel) {
   const ProgramResult result = run_camoxpert("export " + ours() + " " + path("model.onnx"));
   ASSERT_EQ(result.exit_code, 0) << result.output;
@@ -138,7 +153,7 @@ TEST_F(Weights, ExportWritesAModel) {
   expect_failure("export " + ours() + " " + path("small.onnx") + " --img-size 31", 2,
                  "img_size must be at least 32; got 31");
   expect_failure("export " + (test::golden_dir() / "pth" / "training.pth").string() + " " + path("x.onnx"), 4,
-                 "does not hold a whole CamoXpert, but unknown names; a backbone alone is for `train --pretrained`");
+                 "is not a checkpoint of camoxpert, nor a state dict of all its tensors; got unknown names");
   ProgramResult without =
       run_camoxpert("export " + ours() + " " + path("x.onnx") + " --verify", "CAMO_PYTHON=/bin/no-python");
   EXPECT_EQ(without.exit_code, 2);
