@@ -11,10 +11,12 @@ void forward(const Call<T>& call, Device device);
 template <class T>
 void backward(const Call<T>& call, Device device);
 
-extern template void forward<float>(const Call<float>&, Device);
+template <>
+void forward<float>(const Call<float>& call, Device device);  // products of pairs of halves: f32_*.cuh
 extern template void forward<Half>(const Call<Half>&, Device);
 extern template void forward<BFloat16>(const Call<BFloat16>&, Device);
-extern template void backward<float>(const Call<float>&, Device);
+template <>
+void backward<float>(const Call<float>& call, Device device);
 extern template void backward<Half>(const Call<Half>&, Device);
 extern template void backward<BFloat16>(const Call<BFloat16>&, Device);
 

@@ -1,0 +1,71 @@
+// Tile shapes of the f32 attention kernels.
+#pragma once
+
+#include "ops/attention/cuda/f32_warp.cuh"
+
+namespace camo::flash::halves {
+
+struct TileShape {
+  int row_tiles;  // rows of a warp / 16: more of them reuse what is read from shared memory, and cost registers
+  int warps;
+  int streamed;  // rows of a streamed tile
+  int chunk;     // of which so many are multiplied at once
+  int group;     // columns of the result / 8 that are summed at once; 0 for all
+  bool keep;     // own rows stay in registers
+  int blocks;    // at least, on a multiprocessor: what the registers of dense kernels are limited to
+};
+
+template <int kWidth>
+constexpr TileShape forward_shape() {
+  if (kWidth <= 10) return {2, 8, 64, 16, 0, true, 2};
+  if (kWidth <= 21) return {2, 6, 64, 16, 0, true, 2};
+  if (kWidth <= 37) return {1, 12, 64, 32, 0, true, 1};
+  if (kWidth <= 64) return {1, 4, 32, 32, 0, true, 3};
+  if (kWidth <= 80) return {1, 3, 32, 32, 0, true, 3};
+  if (kWidth <= 128) return {1, 4, 32, 32, 4, false, 2};
+  return {1, 4, 32, 32, 4, false, 1};
+}
+
+template <int kWidth>
+constexpr TileShape backward_shape() {
+  if (kWidth <= 10) return {2, 4, 64, 16, 0, true, 3};
+  if (kWidth <= 21) return {2, 4, 64, 16, 0, true, 2};
+  if (kWidth <= 37) return {1, 4, 64, 16, 0, true, 3};
+  if (kWidth <= 64) return {1, 4, 32, 32, 4, false, 2};
+  if (kWidth <= 80) return {1, 3, 32, 32, 5, false, 2};
+  if (kWidth <= 128) return {1, 4, 32, 32, 4, false, 1};
+  return {1, 4, 16, 16, 4, false, 1};
+}
+
+/// Calls fn.template operator()<kWidth>() for the narrowest kernel that holds `width` columns.
+template <class Fn>
+void dispatch_width(int width, Fn&& fn) {
+  if (width <= 10) fn.template operator()<10>();
+  else if (width <= 21) fn.template operator()<21>();
+  else if (width <= 37) fn.template operator()<37>();
+  else if (width <= 64) fn.template operator()<64>();
+  else if (width <= 80) fn.template operator()<80>();
+  else if (width <= 128) fn.template operator()<128>();
+  else fn.template operator()<256>();
+}
+
+/// Warpgroups of a block on sm_90a: as many as the registers allow.
+struct WgmmaShape {
+  int forward, keys, queries;
+};
+constexpr WgmmaShape wgmma_shape(int width) {
+  if (width <= 39) return {3, 3, 3};
+  if (width <= 64) return {3, 2, 3};
+  return {2, 2, 2};
+}
+inline constexpr int kNarrow = 10;       // up to here mma.sync is as fast: instruction issue is the limit
+inline constexpr int kWidestWgmma = 80;  // beyond, the gradients of 64 rows do not fit the registers
+template <class Fn>
+void dispatch_wgmma_width(int width, Fn&& fn) {
+  if (width <= 23) fn.template operator()<23>();
+  else if (width <= 39) fn.template operator()<39>();
+  else if (width <= 64) fn.template operator()<64>();
+  else fn.template operator()<80>();
+}
+
+}  // namespace camo::flash::halves
