@@ -47,6 +47,28 @@ TEST(FlashSoftmax, SteepSlopes) {
   }
 }
 
+/// Powers of two on the inputs are powers of two on the outputs, bit by bit: kernels that multiply f32 as pairs of
+/// halves bring numbers into their range first.
+TEST(FlashSoftmax, AnyMagnitude) {
+  for (const DType dtype : flash_dtypes()) {
+    if (dtype == f16 || dtype == bf16) continue;
+    for (const int64_t width : {1, 10, 20, 36, 64, 73, 128, 200}) {
+      const AttentionInputs in(1, 150, 130, 2, width, dtype);
+      AttentionInputs scaled = in;
+      scaled.q = in.q * 0x1p12;
+      scaled.k = in.k * 0x1p-12;
+      scaled.v = in.v * 0x1p30;
+      scaled.dy = in.dy * 0x1p-50;
+      const AttentionOutputs expected = flash(in), got = flash(scaled);
+      EXPECT_TRUE(bitwise_equal(got.y, expected.y * 0x1p30)) << in.text();
+      EXPECT_TRUE(bitwise_equal(got.log_sum_exp, expected.log_sum_exp)) << in.text();
+      EXPECT_TRUE(bitwise_equal(got.dq, expected.dq * 0x1p-32)) << in.text();
+      EXPECT_TRUE(bitwise_equal(got.dk, expected.dk * 0x1p-8)) << in.text();
+      EXPECT_TRUE(bitwise_equal(got.dv, expected.dv * 0x1p-50)) << in.text();
+    }
+  }
+}
+
 /// Scores that rise gently, so that every tile raises the maximum and all of them count.
 TEST(FlashSoftmax, GentleSlopes) {
   for (const DType dtype : flash_dtypes()) {

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
   begin = begin / S::kStreamed * S::kStreamed;
 
   const auto fetch = [&](int first) {
-    const int stage = first / S::kStreamed % 2;
+    const int stage = (first - begin) / S::kStreamed % 2;
     __half* to = stages + stage * 2 * S::kTileSize;
     copy_halves<Layout, S::kStreamed, S::kThreads>(to, q + int64_t{first} * Layout::kRow);
     copy_halves<Layout, S::kStreamed, S::kThreads>(to + S::kTileSize, dy + int64_t{first} * Layout::kRow);
@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
     await_copies();
     __syncthreads();  // this tile has arrived, and nobody reads the other stage any more
     if (first + S::kStreamed < call.queries) fetch(first + S::kStreamed);
-    const int stage = first / S::kStreamed % 2;
+    const int stage = (first - begin) / S::kStreamed % 2;
     const __half* q_tile = stages + stage * 2 * S::kTileSize;
     const __half* dy_tile = q_tile + S::kTileSize;
     const float q_down = downs[stage][0], dy_down = downs[stage][1];

@@ -2,7 +2,7 @@
 //
 // Decomposition: keys and values are split once per head; a block has consecutive queries of one head, a warp 16 or 32
 // of them, which it splits itself; tiles of keys and values stream through two stages of shared memory. Scores and
-// weights of `chunk` keys and the results live in registers. The products of a tile are summed apart and then added in
+// weights of `chunk` keys and the results live in registers. The products of a chunk are summed apart and then added in
 // f32, as tensor cores truncate when they accumulate.
 // Weights are 2^(score - m + 6) for a reference m, an integer, so that changing it is exact. Where D is narrow, no
 // maximum is taken: a tile whose weights turn out too large is done again with a higher m, which is rare after the
@@ -207,13 +207,14 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
         }
 #pragma unroll
         for (int first = 0; first < S::kColumns; first += S::kGroup) {
-          if constexpr (S::kGrouped) fill_with(sums, 0.0f);
+          float chunk_sums[kRowTiles][S::kGroup][4] = {};
 #pragma unroll
           for (int step = 0; step < S::kChunk / 16; ++step) {
             const __half* rows = value_tile + (chunk + 16 * step) * Values::kPitch;
-            multiply_by_rows<Values, S::kGroup>(sums, first, weights[step], rows);
+            multiply_by_rows<Values, S::kGroup>(chunk_sums, first, weights[step], rows);
           }
-          if constexpr (S::kGrouped) add_scaled(result, first, sums, value_down);
+          if constexpr (S::kGrouped) add_scaled(result, first, chunk_sums, value_down);
+          else add_scaled(sums, 0, chunk_sums, 1.0f);
         }
       }
       if constexpr (kOnes) {

@@ -49,20 +49,22 @@ void dispatch_width(int width, Fn&& fn) {
   else fn.template operator()<256>();
 }
 
-/// Warpgroups of a block on sm_90a: as many as the registers allow.
+/// Warpgroups of a block on sm_90a, and blocks of a multiprocessor in forward: as many as the registers allow.
 struct WgmmaShape {
-  int forward, keys, queries;
+  int forward, forward_blocks, keys, queries;
 };
 constexpr WgmmaShape wgmma_shape(int width) {
-  if (width <= 39) return {3, 3, 3};
-  if (width <= 64) return {3, 2, 3};
-  return {2, 2, 2};
+  if (width <= 15) return {3, 2, 3, 2};
+  if (width <= 23) return {2, 3, 3, 2};
+  if (width <= 39) return {2, 2, 3, 3};
+  if (width <= 64) return {3, 1, 2, 3};
+  return {2, 1, 2, 2};
 }
-inline constexpr int kNarrow = 10;       // up to here mma.sync is as fast: instruction issue is the limit
 inline constexpr int kWidestWgmma = 80;  // beyond, the gradients of 64 rows do not fit the registers
 template <class Fn>
 void dispatch_wgmma_width(int width, Fn&& fn) {
-  if (width <= 23) fn.template operator()<23>();
+  if (width <= 15) fn.template operator()<15>();
+  else if (width <= 23) fn.template operator()<23>();
   else if (width <= 39) fn.template operator()<39>();
   else if (width <= 64) fn.template operator()<64>();
   else fn.template operator()<80>();

@@ -1,4 +1,4 @@
-// f32 attention on sm_90a for D of 22 to 80: what f32_forward.cuh and f32_backward.cuh do with mma.sync, by wgmma.
+// f32 attention on sm_90a for D up to 80: what f32_forward.cuh and f32_backward.cuh do with mma.sync, by wgmma.
 //
 // Decomposition: keys and values (for backward all operands) are split once per head into images of tiles, 64 rows
 // each, just as wgmma reads them from shared memory, so that one bulk copy per tile suffices. A block has kGroups

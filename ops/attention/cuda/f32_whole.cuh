@@ -2,7 +2,8 @@
 // stage 4 of CamoXpert at 384 pixels. Products of pairs of halves (f32_halves.cuh).
 //
 // Decomposition: a block has one head. q, k, v (and dy) arrive by cp.async, each row is split in place, in the memory
-// where it arrived: D numbers become D high and D low halves. Bound by: memory, then tensor cores, one after the other.
+// where it arrived: D numbers become D high and D low halves. Each instruction runs only a few times, so loops stay
+// loops: unrolled ones wait for instructions to be fetched. Bound by: memory, then tensor cores, one after the other.
 #pragma once
 
 #include "ops/attention/cuda/f32_warp.cuh"
@@ -25,7 +26,7 @@ __device__ void fetch_rows(__half* matrix, const Heads<const float>& x, const fl
   const int lane = threadIdx.x % 32;
   auto* to = reinterpret_cast<float*>(matrix + first * WholeHead::kPitch);
   const float* from = source + first * x.row;
-#pragma unroll 4
+#pragma unroll 1
   for (int i = 0; i < kRows; ++i, from += x.row, to += WholeHead::kPitch / 2) {
     const bool inside = first + i < count;
     if (inside && x.access == 16) {
@@ -44,7 +45,7 @@ template <int kRows>
 __device__ float largest_of_rows(const __half* matrix, int first, int width) {
   const int lane = threadIdx.x % 32;
   float largest = 0;
-#pragma unroll 8
+#pragma unroll 4
   for (int i = 0; i < kRows; ++i) {
     const auto* row = reinterpret_cast<const float*>(matrix + (first + i) * WholeHead::kPitch);
 #pragma unroll
@@ -60,7 +61,7 @@ __device__ void split_in_place(__half* matrix, int first, float up, int width) {
   constexpr int kBatch = 4;
   const int lane = threadIdx.x % 32;
   static_assert(kRows % kBatch == 0);
-#pragma unroll
+#pragma unroll 1
   for (int batch = 0; batch < kRows; batch += kBatch) {
     float x[kBatch][4];
 #pragma unroll
@@ -88,23 +89,23 @@ __device__ void split_in_place(__half* matrix, int first, float up, int width) {
     }
   }
 }
-/// Brings kMatrices matrices to one scale each and splits them; `maxima`: [kMatrices][kWarps]. The matrices are ready
-/// after the next barrier.
+/// Brings kMatrices matrices to one scale each and splits them; `maxima`: [kMatrices][kWarps], down: [kMatrices], both
+/// in shared memory. All is ready after the next barrier.
 template <int kRows, int kWarps, int kMatrices>
-__device__ void split_matrices(__half* matrices, float* maxima, float (&down)[kMatrices], int width) {
+__device__ void split_matrices(__half* matrices, float* maxima, float* down, int width) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp * kRows;
   await_copies();
   __syncwarp();
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < kMatrices; ++i) {
     const float largest = largest_of_rows<kRows>(matrices + i * WholeHead::kMatrix, first, width);
     if (lane == 0) maxima[i * kWarps + warp] = largest;
   }
   __syncthreads();
-#pragma unroll
+#pragma unroll 1
   for (int i = 0; i < kMatrices; ++i) {
     const PowerOfTwo scale = scale_for(warp_max(lane < kWarps ? maxima[i * kWarps + lane] : 0.0f));
-    down[i] = scale.down;
+    if (threadIdx.x == 0) down[i] = scale.down;
     split_in_place<kRows>(matrices + i * WholeHead::kMatrix, first, scale.up, width);
   }
 }

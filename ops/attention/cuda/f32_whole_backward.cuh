@@ -23,7 +23,7 @@ __device__ inline float prepare_rows(const Call<float>& call, int b, int h, cons
   const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * S::kRows;
   const float* y = call.y.of(b, h);
   float largest = 0;
-#pragma unroll 8
+#pragma unroll 4
   for (int row = first; row < first + S::kRows; ++row) {
     const auto* dy_row = reinterpret_cast<const float*>(dy + row * S::kPitch);
     float delta = 0;
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(WholeBackward::kThreads, 1)
   using S = WholeBackward;
   using Layout = S::Layout;
   extern __shared__ __align__(128) char shared[];
-  __shared__ float maxima[4 * S::kWarps], delta_maxima[S::kWarps];
+  __shared__ float maxima[4 * S::kWarps], delta_maxima[S::kWarps], down[4];
   auto* q = reinterpret_cast<__half*>(shared);
   __half *k = q + S::kMatrix, *v = k + S::kMatrix, *dy = v + S::kMatrix, *ds = dy + S::kMatrix;
   auto* numbers = reinterpret_cast<float2*>(ds + S::kTokens * S::kGradPitch);
@@ -96,14 +96,14 @@ __global__ void __launch_bounds__(WholeBackward::kThreads, 1)
   __syncwarp();
   const float warp_delta = prepare_rows(call, b, h, dy, numbers);
   if (lane == 0) delta_maxima[warp] = warp_delta;
-  float down[4];
-  split_matrices<S::kRows, S::kWarps>(q, maxima, down, call.width);
+  split_matrices<S::kRows, S::kWarps, 4>(q, maxima, down, call.width);
   __syncthreads();
   const float largest_delta = warp_max(lane < S::kWarps ? delta_maxima[lane] : 0.0f);
   const PowerOfTwo scale = gradient_scale<S::kWidth>(down[3], down[2], 1.0f, largest_delta);
   const float unit = down[0] * down[1] * (call.scale * kLog2E), dp_unit = down[3] * down[2] * scale.up;
 
   float dk[1][S::kColumns][4] = {}, dv[1][S::kColumns][4] = {};
+#pragma unroll 1
   for (int first = 0; first < S::kTokens; first += S::kThird) {
     float p[6][4] = {}, grads[6][4] = {};  // [keys, queries]
     multiply_third(p, k + own * S::kPitch, q + first * S::kPitch);
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(WholeBackward::kThreads, 1)
     // 16 queries of the third, and 4, 4 or 2 eights of the columns.
     const int tile = warp % 3, eighth = warp / 3 * 4;
     float dq[1][4][4] = {};
-#pragma unroll 3
+#pragma unroll 1
     for (int step = 0; step < S::kTokens / 16; ++step) {
       SplitWeights weights[1];
       load_left_transposed(weights[0].high, ds + 16 * step * S::kGradPitch, S::kGradPitch, 16 * tile);

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(WholeForward::kThreads, 1)
   using S = WholeForward;
   using Layout = S::Layout;
   extern __shared__ __align__(128) char shared[];
-  __shared__ float maxima[3 * S::kWarps];
+  __shared__ float maxima[3 * S::kWarps], down[3];
   auto* q = reinterpret_cast<__half*>(shared);
   __half *k = q + S::kMatrix, *v = k + S::kMatrix;
   const int head = blockIdx.x, b = head / call.heads, h = head % call.heads;
@@ -29,8 +29,7 @@ __global__ void __launch_bounds__(WholeForward::kThreads, 1)
   fetch_rows<S::kRows>(q, call.q, call.q.of(b, h), warp * S::kRows, call.queries, call.width);
   fetch_rows<S::kRows>(k, call.k, call.k.of(b, h), warp * S::kRows, call.keys, call.width);
   fetch_rows<S::kRows>(v, call.v, call.v.of(b, h), warp * S::kRows, call.keys, call.width);
-  float down[3];
-  split_matrices<S::kRows, S::kWarps>(q, maxima, down, call.width);
+  split_matrices<S::kRows, S::kWarps, 3>(q, maxima, down, call.width);
   __syncthreads();
 
   // Long jobs: warps 2, 3, 6, 7, ... and 16; short ones: 0, 1, 4, 5, ..., 13 and 17.
@@ -43,7 +42,7 @@ __global__ void __launch_bounds__(WholeForward::kThreads, 1)
   // Tensor cores truncate sums to 24 bits at each step: the small products come first.
 #pragma unroll
   for (int round = 0; round < 2; ++round) {
-#pragma unroll
+#pragma unroll 1
     for (int step = 0; step < S::kSteps; ++step) {
       uint32_t a_high[4], a_low[4];
       load_left(a_high, q + 16 * tile * S::kPitch, S::kPitch, 16 * step);

@@ -31,7 +31,7 @@ void launch_forward(const Call<float>& call, Device device) {
     }
     if (is_wgmma(call, device)) {
       return dispatch_wgmma_width(call.width, [&]<int kWidth>() {
-        using S = WgmmaForward<kWidth, wgmma_shape(kWidth).forward>;
+        using S = WgmmaForward<kWidth, wgmma_shape(kWidth).forward, wgmma_shape(kWidth).forward_blocks>;
         forward_with_halves<kWidth, true>(call, device, [&](cudaStream_t stream, const Halves& k, const Halves& v) {
           launch_rows<S>(f32_wgmma_forward_kernel<S>, "f32_wgmma_forward_kernel", call.queries, stream, call, k, v);
         });
