@@ -47,36 +47,44 @@ __device__ inline void split(float x, float y, uint32_t& high, uint32_t& low) {
   high = reinterpret_cast<const uint32_t&>(rounded);
   low = reinterpret_cast<const uint32_t&>(rest);
 }
-/// The half of x that section wants.
-enum class Section { high, low, copy };
-__device__ inline float half_of(float x, Section section) {
-  const float high = __half2float(__float2half_rn(x));
-  return section == Section::low ? x - high : high;
+/// The part of a number that a half holds.
+enum class Part { high, low, rest };
+__device__ inline float part_of(float x, Part part) {
+  const float high = __half2float(__float2half_rn(x)), low = x - high;
+  if (part == Part::high) return high;
+  return part == Part::low ? low : low - __half2float(__float2half_rn(low));
 }
 
-/// Which number a half belongs to: column -1 is a zero, -2 a one.
+/// Which number a half belongs to (column -1 is a zero, -2 a one), and which part of it in streamed and in own rows.
 struct Source {
   int column;
-  Section section;
+  Part streamed, own;
 };
 
 /// For products that are contracted along D.
 template <int kWidth_>
 struct DepthLayout {
   static constexpr int kWidth = kWidth_;
-  static constexpr bool kPacked = kWidth <= 40;
+  static constexpr bool kTiny = kWidth <= 2, kPacked = kWidth <= 40;
   static constexpr int kLow = round_up(kWidth, kPacked ? 8 : 16);  // where the low halves begin
   static constexpr int kRow = kPacked ? round_up(3 * kWidth, 16) : 2 * kLow;
   static constexpr int kPitch = kRow + 8;  // in shared memory: an odd number of 16-byte units
   static constexpr int kSteps = (kPacked ? kRow : kLow) / 16;
-  static_assert(kRow % 16 == 0 && kRow >= kLow + kWidth);
+  static_assert(kRow % 16 == 0 && kRow >= kLow + kWidth && (!kTiny || (kWidth == 2 && kRow == 16)));
 
   static __device__ constexpr Source source(int column) {
-    if (column < kWidth) return {column, Section::high};
-    if (column >= kLow && column < kLow + kWidth) return {column - kLow, Section::low};
-    if (!kPacked) return {-1, Section::high};
+    if constexpr (kTiny) {
+      // Errors of so few products do not average out: these three parts of a number are all of its 24 bits.
+      constexpr Part kStreamed[] = {Part::high, Part::high, Part::high, Part::rest, Part::low, Part::low};
+      constexpr Part kOwn[] = {Part::high, Part::low, Part::rest, Part::high, Part::high, Part::low};
+      if (column >= 6 * kWidth) return {-1, Part::high, Part::high};
+      return {column % kWidth, kStreamed[column / kWidth], kOwn[column / kWidth]};
+    }
+    if (column < kWidth) return {column, Part::high, Part::high};
+    if (column >= kLow && column < kLow + kWidth) return {column - kLow, Part::low, kPacked ? Part::high : Part::low};
+    if (!kPacked) return {-1, Part::high, Part::high};
     const int copy = column < kLow ? column - kWidth : column - 2 * kWidth;
-    return {copy < kWidth ? copy : -1, Section::copy};
+    return {copy < kWidth ? copy : -1, Part::high, Part::low};
   }
 };
 
@@ -90,7 +98,8 @@ struct GroupLayout {
 
   static __device__ constexpr Source source(int column) {
     const int at = column < kLow ? column : column - kLow;
-    return {at < kWidth ? at : -1, column < kLow ? Section::high : Section::low};
+    const Part part = column < kLow ? Part::high : Part::low;
+    return {at < kWidth ? at : -1, part, part};
   }
 };
 
@@ -105,9 +114,10 @@ struct RowsLayout {
   static constexpr int kPitch = kRow + 8;
 
   static __device__ constexpr Source source(int column) {
-    if (kOnes && column == kLow - 1) return {-2, Section::high};
+    if (kOnes && column == kLow - 1) return {-2, Part::high, Part::high};
     const int at = column < kLow ? column : column - kLow;
-    return {at < kWidth ? at : -1, column < kLow ? Section::high : Section::low};
+    const Part part = column < kLow ? Part::high : Part::low;
+    return {at < kWidth ? at : -1, part, part};
   }
 };
 
@@ -228,7 +238,7 @@ __device__ void store_halves(__half2* to, const float* tile, float up, int width
     for (int row = threadIdx.x / kLanes; row < kScaledRows; row += kSplitThreads / kLanes) {
       const float x = has_left ? from_left[row * kPitch] * up : 0.0f;
       const float y = has_right ? from_right[row * kPitch] * up : right_constant;
-      to[row * kUnits + unit] = __floats2half2_rn(half_of(x, left.section), half_of(y, right.section));
+      to[row * kUnits + unit] = __floats2half2_rn(part_of(x, left.streamed), part_of(y, right.streamed));
     }
   }
 }
@@ -248,7 +258,7 @@ __device__ void store_image(__half2* to, const float* tile, float up, int width)
     for (int row = 0; row < kScaledRows; row += 8) {
       const float x = has_left ? from[row * kPitch + left.column] * up : 0.0f;
       const float y = has_right ? from[row * kPitch + right.column] * up : right_constant;
-      to[(unit * 8 + row / 8) * 32 + lane] = __floats2half2_rn(half_of(x, left.section), half_of(y, right.section));
+      to[(unit * 8 + row / 8) * 32 + lane] = __floats2half2_rn(part_of(x, left.streamed), part_of(y, right.streamed));
     }
   }
 }

@@ -99,7 +99,9 @@ inline bool is_whole(const Call<float>& call, Device device) {
          std::max(call.queries, call.keys) <= WholeHead::kTokens && cuda::device_info(device).major == 9;
 }
 /// Whether those of f32_wgmma*.cuh take it.
-inline bool is_wgmma(const Call<float>& call, Device device) { return call.width <= kWidestWgmma && has_wgmma(device); }
+inline bool is_wgmma(const Call<float>& call, Device device) {
+  return call.width > kTiny && call.width <= kWidestWgmma && has_wgmma(device);
+}
 
 inline void launch_whole(void (*kernel)(Call<float>), int threads, int bytes, const char* name, const Call<float>& call,
                          Device device) {

@@ -40,7 +40,8 @@ constexpr TileShape backward_shape() {
 /// Calls fn.template operator()<kWidth>() for the narrowest kernel that holds `width` columns.
 template <class Fn>
 void dispatch_width(int width, Fn&& fn) {
-  if (width <= 10) fn.template operator()<10>();
+  if (width <= 2) fn.template operator()<2>();
+  else if (width <= 10) fn.template operator()<10>();
   else if (width <= 21) fn.template operator()<21>();
   else if (width <= 37) fn.template operator()<37>();
   else if (width <= 64) fn.template operator()<64>();
@@ -60,6 +61,7 @@ constexpr WgmmaShape wgmma_shape(int width) {
   if (width <= 64) return {3, 1, 2, 3};
   return {2, 1, 2, 2};
 }
+inline constexpr int kTiny = 2;          // up to here three parts of each number are multiplied, by mma.sync
 inline constexpr int kWidestWgmma = 80;  // beyond, the gradients of 64 rows do not fit the registers
 template <class Fn>
 void dispatch_wgmma_width(int width, Fn&& fn) {

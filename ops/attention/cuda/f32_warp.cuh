@@ -82,18 +82,15 @@ struct OwnHalves {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int row = 16 * m + g + i % 2 * 8, column = 16 * step + 2 * t + i / 2 * 8;
-          const int left = Layout::source(column).column, right = Layout::source(column + 1).column;
+          const Source left = Layout::source(column), right = Layout::source(column + 1);
           const float* from = staging + row * kStagingPitch;
-          uint32_t high, low;
-          split(left >= 0 ? from[left] * scale.up : 0.0f, right >= 0 ? from[right] * scale.up : 0.0f, high, low);
-          if constexpr (kPacked) {  // [high | high | low]
-            const bool first_low = Layout::source(column).section == Section::copy;
-            const bool second_low = Layout::source(column + 1).section == Section::copy;
-            kept[m][step][0][i] =
-                (first_low ? low & 0xffffu : high & 0xffffu) | (second_low ? low & 0xffff0000u : high & 0xffff0000u);
+          const float x = left.column >= 0 ? from[left.column] * scale.up : 0.0f;
+          const float y = right.column >= 0 ? from[right.column] * scale.up : 0.0f;
+          if constexpr (kPacked) {
+            const __half2 parts = __floats2half2_rn(part_of(x, left.own), part_of(y, right.own));
+            kept[m][step][0][i] = reinterpret_cast<const uint32_t&>(parts);
           } else {
-            kept[m][step][0][i] = high;
-            kept[m][step][1][i] = low;
+            split(x, y, kept[m][step][0][i], kept[m][step][1][i]);
           }
         }
       }

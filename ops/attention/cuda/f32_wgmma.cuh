@@ -53,7 +53,7 @@ struct OwnImage {
         split(left.column >= 0 ? from[left.column] * scale.up : 0.0f,
               right.column >= 0 ? from[right.column] * scale.up : 0.0f, high, low);
         reinterpret_cast<uint32_t*>(image)[(unit * 8 + 2 * warp + row / 8) * 32 + lane] =
-            left.section == Section::low ? low : high;
+            left.own == Part::low ? low : high;
       }
     }
     __syncwarp();

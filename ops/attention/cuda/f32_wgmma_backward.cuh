@@ -56,6 +56,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   fence_async();
   warpgroup_sync(group);
 
+  const bool idle = warp_key - warp % 4 * 16 >= call.keys;  // a warpgroup without rows
   float dk[S::kColumns][4] = {}, dv[S::kColumns][4] = {};
   for (int tile = 0; tile < tiles; ++tile) {
     const float q_down = q_of_call.down[first_tile + tile], dy_down = dy_of_call.down[first_tile + tile];
@@ -69,6 +70,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     const float dp_unit = dy_down * v_down * scale.up;
 
     pipeline.await(tile);
+    if (idle) {
+      pipeline.release(tile);
+      continue;
+    }
     float p[8][4], grads[8][4], sums[S::kColumns][4];  // [keys, queries]
     products_begin();
     begin_by_depth<S::kWidth>(p, own_k, q);
@@ -153,6 +158,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   }
   const float largest_delta = warp_max(fmaxf(fabsf(delta[0]), fabsf(delta[1])));
 
+  const bool idle = warp_query - warp % 4 * 16 >= call.queries;  // a warpgroup without rows
   float dq[S::kColumns][4] = {};
   for (int tile = 0; tile < tiles; ++tile) {
     const float k_down = k_of_call.down[first_tile + tile], v_down = v_of_call.down[first_tile + tile];
@@ -164,6 +170,10 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     const float row_delta[2] = {delta[0] * scale.up, delta[1] * scale.up};
 
     pipeline.await(tile);
+    if (idle) {
+      pipeline.release(tile);
+      continue;
+    }
     float p[8][4], grads[8][4], sums[S::kColumns][4];  // [queries, keys]
     products_begin();
     begin_by_depth<S::kWidth>(p, own_q, k);

@@ -49,12 +49,17 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
   fence_async();
   warpgroup_sync(group);
 
+  const bool idle = warp_query - warp % 4 * 16 >= call.queries;  // a warpgroup without rows
   float result[S::kColumns][4] = {};
   float reference[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};  // m and the sum of weights of each row
   for (int tile = 0; tile < tiles; ++tile) {
     const float k_down = keys_of_call.down[head * tiles + tile], v_down = values_of_call.down[head * tiles + tile];
     const char* stage = shared + tile % 2 * S::kStageBytes;
     pipeline.await(tile);
+    if (idle) {
+      pipeline.release(tile);
+      continue;
+    }
     float scores[8][4];
     products_begin();
     begin_by_depth<S::kWidth>(scores, own, reinterpret_cast<const __half*>(stage));
