@@ -7,11 +7,15 @@
 
 namespace camo::flash {
 
+/// Head dimensions below are computed as fast without the kernels for Hopper GPUs.
+inline constexpr int64_t kLeastHopperWidth = 9;
+
 /// One call, for choosing what computes it.
 struct AttentionCase {
   Device device;
   DType dtype;
   int64_t queries, keys, width;
+  bool plain = true;  // no mask, no dropout, a positive scale
 };
 
 /// What computes a call.

@@ -5,6 +5,7 @@
 #include "ops/attention/flash.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/runtime.h"
+#include "ops/attention/cuda/launch.h"
 #endif
 
 namespace camo {
@@ -16,12 +17,16 @@ struct Line {
   const char* name;
   Device::Kind device;
   DType dtype;
-  int capability;      // of the device at least, major * 10 + minor
-  int64_t width;       // at most
-  int64_t least_keys;  // automatic takes flash from this many keys on
+  int capability;       // of the device at least, major * 10 + minor
+  int64_t width;        // at most
+  int64_t least_keys;   // automatic takes flash from this many keys on
+  bool hopper = false;  // plain calls on a Hopper GPU only
+  int64_t least_width = 0;
 };
 constexpr Line kTable[] = {
     // Every CUDA call gains: no score travels to memory.
+    {"flash (f16 wgmma)", Device::Kind::cuda, DType::f16, 90, 256, 0, true, kLeastHopperWidth},
+    {"flash (bf16 wgmma)", Device::Kind::cuda, DType::bf16, 90, 256, 0, true, kLeastHopperWidth},
     {"flash (f32 as pairs of f16)", Device::Kind::cuda, DType::f32, 80, 256, 0},
     {"flash (f16 mma.sync)", Device::Kind::cuda, DType::f16, 80, 128, 0},
     {"flash (bf16 mma.sync)", Device::Kind::cuda, DType::bf16, 80, 128, 0},
@@ -39,6 +44,15 @@ int capability_of([[maybe_unused]] Device device) {
   return 0;
 }
 
+/// Whether a line for Hopper GPUs can compute the call.
+bool fits_hopper([[maybe_unused]] const AttentionCase& call, [[maybe_unused]] const Line& line) {
+#ifdef CAMO_WITH_CUDA
+  return call.plain && call.width >= line.least_width && call.width <= line.width && has_hopper_kernels(call.device);
+#else
+  return false;
+#endif
+}
+
 struct Match {
   const Line* line = nullptr;
   std::string why_not;
@@ -49,7 +63,9 @@ Match find(AttentionCase call) {
   std::string why = concat_text("no flash kernel for ", call.dtype, " on ", call.device);
   for (const Line& line : kTable) {
     if (line.device != call.device.kind || line.dtype != call.dtype) continue;
-    if (capability_of(call.device) < line.capability) {
+    if (line.hopper) {
+      if (fits_hopper(call, line)) return {&line, {}};
+    } else if (capability_of(call.device) < line.capability) {
       why = concat_text("it needs compute capability 8.0; ", call.device, " has ", capability_of(call.device) / 10, ".",
                         capability_of(call.device) % 10);
     } else if (call.width > line.width) {
@@ -76,7 +92,9 @@ AttentionChoice choose(const AttentionCase& call, AttentionBackend backend) {
 }
 
 bool is_chosen(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
-  const auto choice = choose({q.device(), q.dtype(), q.size(1), k.size(1), q.size(3)}, options.backend);
+  AttentionCase call{q.device(), q.dtype(), q.size(1), k.size(1), q.size(3)};
+  call.plain = !options.mask.defined() && options.dropout <= 0 && options.scale.value_or(1) > 0;
+  const auto choice = choose(call, options.backend);
   if (!choice.why_not.empty()) {
     static std::mutex mutex;
     static std::set<std::string> said;

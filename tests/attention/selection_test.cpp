@@ -80,6 +80,9 @@ TEST(FlashSelection, SaysWhyNot) {
   if (!default_device().is_cuda()) return;
   EXPECT_EQ(flash::choose({default_device(), f32, 10, 10, 257}, AttentionBackend::flash).why_not,
             "it takes head dimensions up to 256; got 257");
+  // Beyond 128, only the kernels for Hopper GPUs go, which know no mask.
+  EXPECT_EQ(flash::choose({default_device(), bf16, 10, 10, 129, false}, AttentionBackend::flash).why_not,
+            "it takes head dimensions up to 128; got 129");
   // f64 is asked for, and computed by math after a warning.
   const Tensor x = random_normal({1, 5, 1, 4}, 1, f64);
   EXPECT_TRUE(all_close(scaled_dot_product_attention(x, x, x, {.backend = AttentionBackend::flash}),

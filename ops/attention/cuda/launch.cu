@@ -1,8 +1,14 @@
 #include "ops/attention/cuda/dispatch.cuh"
+#include "ops/attention/cuda/hopper.h"
 #include "ops/attention/cuda/launch.h"
+#include "ops/attention/flash.h"
+#include "ops/shape_ops.h"
 
 namespace camo::flash {
 namespace {
+
+constexpr int kMostMmaWidth = 128;             // the widest heads of the kernels for every device
+constexpr int kLeastHopperBackwardWidth = 33;  // below, the backward kernels for every device are faster
 
 /// The widest access that every row of x allows, at most 16 bytes.
 template <class T>
@@ -48,6 +54,19 @@ Call<T> call_of(const AttentionProblem& problem) {
   return call;
 }
 
+/// A copy of x [B, N, H, D] whose rows begin at multiples of 16 bytes.
+Tensor with_aligned_rows(const Tensor& x) {
+  constexpr int64_t kPiece = 8;  // 16-bit elements
+  const int64_t width = (x.size(3) + kPiece - 1) / kPiece * kPiece;
+  const Tensor copy = slice(empty({x.size(0), x.size(1), x.size(2), width}, x.dtype(), x.device()), 3, 0, x.size(3));
+  copy_into(copy, x);
+  return copy;
+}
+AttentionProblem with_aligned_rows(AttentionProblem problem) {
+  for (Tensor* x : {&problem.q, &problem.k, &problem.v}) *x = with_aligned_rows(*x);
+  return problem;
+}
+
 template <class Fn>
 void dispatch(DType dtype, Fn&& fn) {
   switch (dtype) {
@@ -65,13 +84,18 @@ void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor
     Call<T> call = call_of<T>(problem);
     call.out = heads_of<T>(y);
     call.log_sum_exp = log_sum_exp.data<float>();
+    if constexpr (sizeof(T) == 2) {
+      if (call.width >= kLeastHopperWidth && has_hopper_kernels(y.device())) {
+        if (hopper_takes_forward(call)) return forward_hopper(call, y.device());
+        if (call.width > kMostMmaWidth) return forward_cuda(with_aligned_rows(problem), y, log_sum_exp);
+      }
+    }
     forward<T>(call, y.device());
   });
 }
 
 void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
                    const AttentionGradients& gradients) {
-  const Tensor delta = empty(log_sum_exp.shape(), f32, y.device());
   dispatch(problem.q.dtype(), [&]<class T>() {
     Call<T> call = call_of<T>(problem);
     call.y = heads_of<const T>(y);
@@ -80,6 +104,15 @@ void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tenso
     call.dk = heads_of<T>(gradients.dk);
     call.dv = heads_of<T>(gradients.dv);
     call.log_sum_exp = log_sum_exp.data<float>();
+    if constexpr (sizeof(T) == 2) {
+      if (call.width >= kLeastHopperBackwardWidth && has_hopper_kernels(y.device())) {
+        if (hopper_takes_backward(call)) return backward_hopper(call, y.device());
+        if (call.width > kMostMmaWidth) {
+          return backward_cuda(with_aligned_rows(problem), y, log_sum_exp, with_aligned_rows(dy), gradients);
+        }
+      }
+    }
+    const Tensor delta = empty(log_sum_exp.shape(), f32, y.device());
     call.delta = delta.data<float>();
     backward<T>(call, y.device());
   });

@@ -11,4 +11,8 @@ void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor
 void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
                    const AttentionGradients& gradients);
 
+/// Whether a device runs the Hopper kernels: it is of compute capability 9.0, and the program has code for it
+/// (CMAKE_CUDA_ARCHITECTURES 90a).
+bool has_hopper_kernels(Device device);
+
 }  // namespace camo::flash

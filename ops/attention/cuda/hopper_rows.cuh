@@ -1,0 +1,140 @@
+// Rows of scores, weights and sums in the registers of a warpgroup, and of tiles in shared memory.
+//
+// Accumulators of a product [64, 2 kCount]: register 4 i + e of a thread belongs to row g + 8 (e / 2) of its warp's 16
+// and to column 8 i + 2 t + e % 2, where g = lane / 4 and t = lane % 4.
+#pragma once
+
+#include "ops/attention/cuda/call.cuh"
+#include "ops/attention/cuda/hopper_ptx.cuh"
+
+namespace camo::flash::hopper {
+
+/// Sets the columns of a tile's rows outside [offset, offset + width) to zero, by kThreads threads.
+template <int kRows, int kPanelBytes, int kColumns, int kThreads>
+__device__ void clear_columns(char* tile, int offset, int width, int thread) {
+#pragma unroll 1
+  for (int chunk = 0; chunk < kColumns / 8; ++chunk) {  // of 16 bytes
+    const int begin = offset - 8 * chunk, end = begin + width;
+    if (begin <= 0 && end >= 8) continue;
+    uint32_t mask[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      mask[i] =
+          (2 * i >= begin && 2 * i < end ? 0xffffu : 0) | (2 * i + 1 >= begin && 2 * i + 1 < end ? 0xffff0000u : 0);
+    }
+#pragma unroll 1
+    for (int row = thread; row < kRows; row += kThreads) {
+      uint4* at = reinterpret_cast<uint4*>(tile + chunk / 8 * kPanelBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
+      const uint4 x = *at;
+      *at = make_uint4(x.x & mask[0], x.y & mask[1], x.z & mask[2], x.w & mask[3]);
+    }
+  }
+}
+
+/// Largest over the four lanes that share a row; sum over them.
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/// The two rows of a thread: g and g + 8.
+struct RowState {
+  float top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
+};
+
+/// scores -> weights relative to the rows' largest scores so far; factor: of what was summed before.
+template <bool kMayHideAll, int kCount>
+__device__ void take_softmax(float (&scores)[kCount], RowState& rows, float (&factor)[2], float unit) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float top[2] = {rows.top[half], scores[2 * half]};
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      top[0] = fmaxf(top[0], scores[i + 2 * half]);
+      top[1] = fmaxf(top[1], scores[i + 2 * half + 1]);
+    }
+    const float highest = quad_max(fmaxf(top[0], top[1]));
+    const float shift = kMayHideAll && highest == -INFINITY ? 0.0f : highest * unit;
+    factor[half] = exp2_unit(fmaf(rows.top[half], unit, -shift));
+    rows.top[half] = highest;
+    float sum[2] = {0, 0};
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& x = scores[i + 2 * half + e];
+        x = exp2_unit(fmaf(x, unit, -shift));
+        sum[e] += x;
+      }
+    }
+    rows.total[half] = fmaf(rows.total[half], factor[half], sum[0] + sum[1]);
+  }
+}
+
+/// Accumulators [64, 2 kCount] as left operands of 16 columns each.
+template <class T, int kCount>
+__device__ void pack_weights(uint32_t (&packed)[kCount / 2], const float (&weights)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) packed[i] = pack<T>(weights[2 * i], weights[2 * i + 1]);
+}
+
+/// Stores the rows of a warpgroup, [64, 2 kCount] accumulators, row r being number first + r of the head. Column
+/// `offset` is the head's first; it may be negative.
+template <class T, int kCount>
+__device__ void store_accumulators(const Heads<T>& out, int b, int h, const float (&sums)[kCount],
+                                   const float (&factor)[2], int first, int count, int width, int offset) {
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  const int row = first + threadIdx.x % kWarpgroup / 32 * 16 + lane / 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const bool inside = row + 8 * half < count;
+    T* to = out.of(b, h) + (row + 8 * half) * out.row - offset;
+    if (out.access == 16 && offset % 8 == 0) {  // four lanes hold 4 x 8 columns in pairs: each takes 8 neighbours
+#pragma unroll
+      for (int i = 0; i < kCount; i += 16) {
+        uint32_t x[4] = {};
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          if (i + 4 * n < kCount) {
+            const int at = i + 4 * n + 2 * half;
+            x[n] = pack<T>(sums[at] * factor[half], sums[at + 1] * factor[half]);
+          }
+        }
+        // A transposition of 4 x 4 words among four lanes, in two exchanges.
+        uint32_t a = t & 1 ? x[0] : x[1], c = t & 1 ? x[2] : x[3];
+        a = __shfl_xor_sync(~0u, a, 1);
+        c = __shfl_xor_sync(~0u, c, 1);
+        if (t & 1) x[0] = a, x[2] = c;
+        else x[1] = a, x[3] = c;
+        a = t & 2 ? x[0] : x[2];
+        c = t & 2 ? x[1] : x[3];
+        a = __shfl_xor_sync(~0u, a, 2);
+        c = __shfl_xor_sync(~0u, c, 2);
+        if (t & 2) x[0] = a, x[1] = c;
+        else x[2] = a, x[3] = c;
+        const int column = 2 * i + 8 * t;  // offset <= 0 here
+        if (inside && column < offset + width)
+          *reinterpret_cast<uint4*>(to + column) = make_uint4(x[0], x[1], x[2], x[3]);
+      }
+    } else if (inside) {
+      const bool pairs = out.access >= 4 && offset % 2 == 0;
+#pragma unroll
+      for (int i = 0; i < kCount; i += 4) {
+        const int column = 2 * i + 2 * t;
+        const float x = sums[i + 2 * half] * factor[half], y = sums[i + 2 * half + 1] * factor[half];
+        if (pairs) {
+          if (column >= offset && column < offset + width) *reinterpret_cast<uint32_t*>(to + column) = pack<T>(x, y);
+        } else {
+          if (column >= offset && column < offset + width) to[column] = T(x);
+          if (column + 1 >= offset && column + 1 < offset + width) to[column + 1] = T(y);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace camo::flash::hopper
