@@ -25,7 +25,7 @@ struct OpTime {
   bool is_backward = false;
   int64_t calls = 0, kernels = 0;
   double milliseconds = 0;
-  OpCost cost;  // of all calls together
+  OpCost cost = {};  // of all calls together
 };
 
 /// Kernels of one name.
