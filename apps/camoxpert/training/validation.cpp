@@ -52,11 +52,12 @@ std::string best_score_name(const std::string& best_by) {
 Validation validate(CamoXpert& network, Ema* ema, const std::vector<Sample>& samples, const TrainOptions& options,
                     const std::filesystem::path& sheet, const std::function<void(int64_t done)>& on_progress) {
   const ValidationWeights weights(network, ema);
-  const EvaluationResult result = evaluate(network, samples,
-                                           {.img_size = options.img_size,
-                                            .max_bad_images = parse_on_bad_image(options.on_bad_image),
-                                            .contact_sheet = sheet,
-                                            .on_progress = on_progress});
+  EvaluationOptions evaluation;
+  evaluation.img_size = options.img_size;
+  evaluation.max_bad_images = parse_on_bad_image(options.on_bad_image);
+  evaluation.contact_sheet = sheet;
+  evaluation.on_progress = on_progress;
+  const EvaluationResult result = evaluate(network, samples, evaluation);
   Validation validation{.scores = {}, .everything_iou = result.everything_iou};
   for (const ScoreField& field : kScoreFields) validation.scores.emplace_back(field.name, result.mean.*field.value);
   return validation;
