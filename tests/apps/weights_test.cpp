@@ -109,7 +109,8 @@ TEST_F(Weights, TrainingBeginsWithPublishedWeights) {
   const SafeTensors before = read_safetensors(ours()),
                     after = read_safetensors(path("run/checkpoints/last.safetensors"));
   for (const auto& [name, tensor] : after.tensors) {
-    if (name.starts_with("backbone.")) EXPECT_TRUE(test::bitwise_equal(tensor, before.at(name))) << name;
+    if (!name.starts_with("backbone.")) continue;
+    EXPECT_TRUE(test::bitwise_equal(tensor, before.at(name))) << name;
   }
 
   const std::string five = " --num-experts 5 --checkpoint-dir " + path("five");
