@@ -96,7 +96,9 @@ TEST(MutatedFiles, AreRefusedOrReadWell) {
       bool good = false;
       ASSERT_NO_THROW(good = which.run(bytes_of(bytes))) << name << ", file " << i;
       ++(good ? accepted : refused);
-      if (good && accepted % kRoundTripEvery == 0) ASSERT_NO_FATAL_FAILURE(expect_round_trip(bytes, folder)) << i;
+      if (good && accepted % kRoundTripEvery == 0) {
+        ASSERT_NO_FATAL_FAILURE(expect_round_trip(bytes, folder)) << i;
+      }
     }
   }
   std::printf("%llu mutated files: %llu refused, %llu read, peak +%.1f MB, largest file %zu bytes\n",
