@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formatting, include direction, file length and clang-tidy. Prints what is wrong and fails.
+# Formatting, include direction, file length, code and links in the documentation, and clang-tidy. Prints what is wrong and fails.
 #   scripts/lint.sh           check
 #   scripts/lint.sh --quick   without clang-tidy, which takes a minute or two
 #   scripts/lint.sh --fix     format all sources in place
@@ -27,6 +27,7 @@ check() {
 check formatting clang-format --dry-run -Werror "${sources[@]}"
 check "include direction" python3 scripts/check_includes.py
 check "file length" python3 scripts/check_length.py
+check "documentation" python3 scripts/check_docs.py
 tidy() {  # every .cu as plain C++; clang 14 knows no captures of structured bindings, which the gradient cases use
   cmake -S . -B build/lint -G Ninja -DCAMO_CUDA=OFF >/dev/null || return 1
   printf '%s\n' "${sources[@]}" | grep -E '^(core|ops|nn|models|data|apps)/.*\.(cpp|cu)$' | grep -vE '/cuda/|gradient_cases/' |
