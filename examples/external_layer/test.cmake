@@ -1,4 +1,4 @@
-# Installs camo from the tree BUILD into WORK/install, builds the project SOURCE against it and runs its program.
+# Installs camo from the tree BUILD into WORK/install, builds the project SOURCE against it and runs its programs.
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT status EQUAL 0)
@@ -14,6 +14,7 @@ run(${CMAKE_COMMAND} -S ${SOURCE} -B ${WORK}/build -G Ninja -DCMAKE_PREFIX_PATH=
   -DCMAKE_BUILD_TYPE=Release -DCAMO_OFFLINE_DEPS=${OFFLINE_DEPS})
 run(${CMAKE_COMMAND} --build ${WORK}/build)
 run(${WORK}/build/external_layer)
+run(${WORK}/build/external_op)
 file(GLOB_RECURSE installed ${WORK}/install/lib/cmake/camo/*.cmake)
 foreach(file ${installed})
   file(READ ${file} text)
