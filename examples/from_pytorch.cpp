@@ -158,6 +158,8 @@ void training() {
   const double loss = bce_with_logits(model(x), target).item();
   std::printf("loss after 10 steps: %.7f\n", loss);
   expect(close(loss, 0.5986111), "ten steps of AdamW, OneCycle, clipping");
+  ema.swap(model);
+  expect(values_are(model.parameters()[0], {1, 2}, {0.3242257, -0.5160974}), "averaged weights");
 }
 
 void precision_and_devices() {

@@ -115,6 +115,7 @@ def training():
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10, cycle_momentum=False)
     ema = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    ema.update_parameters(model)  # begins
     x, target = torch.tensor([[1., 2.], [3., 4.]]), torch.tensor([[1.], [0.]])
     for step in range(10):
         loss = F.binary_cross_entropy_with_logits(model(x), target)
@@ -127,7 +128,9 @@ def training():
     # [doc end]
     loss = F.binary_cross_entropy_with_logits(model(x), target).item()
     print(f"loss after 10 steps: {loss:.7f}")
-    assert abs(loss - 0.5986111) < 1e-6
+    average = ema.module.weight.flatten().tolist()
+    print(f"averaged weights: {average[0]:.7f} {average[1]:.7f}")
+    assert abs(loss - 0.5986111) < 1e-6 and abs(average[0] - 0.3242257) + abs(average[1] + 0.5160974) < 1e-6
 
 
 def precision_and_devices():

@@ -22,7 +22,7 @@ REGION = re.compile(r"^\s*(?://|#) \[doc: (\w+)\]$")
 REGION_END = re.compile(r"^\s*(?://|#) \[doc end\]$")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-OUTPUT_FENCES = {"console"}
+OUTPUT_FENCES = {"console", ""}  # calls stand behind "$ ", everything else is output
 
 
 def pages(root):
@@ -221,7 +221,7 @@ def errors(root, program_path):
             found += flag_errors(root, page, program, documented)
     if program:
         found += [
-            f"docs/: no ```console block shows a call of `camoxpert {name}` with its output"
+            f"docs/: no block shows a call of `camoxpert {name}` with its output"
             for name in program.commands
             if name not in documented
         ]

@@ -144,7 +144,7 @@ std::string text_of(const OpTime& time) {
 
 /// Prints where the time of one run goes, and returns it.
 nlohmann::json print_breakdown(const OpProfile& profile, const Peaks& peaks, int rows) {
-  fmt::print("\nOne run by family; floor: products and bytes over the measured {:.0f} TFLOP/s and {:.2f} TB/s\n",
+  fmt::print("\nOne run by family; floor: products and bytes over the measured {:.3g} TFLOP/s and {:.2f} TB/s\n",
              peaks.flops_per_second * 1e-12, peaks.bytes_per_second * 1e-12);
   struct Sum {
     double milliseconds = 0, floor = 0;

@@ -210,7 +210,7 @@ Json run_op_bench(const OpBenchOptions& options, Device device) {
   if (options.convolution == "cudnn") set_cuda_convolution(CudaConvolution::cudnn);
   if (options.convolution == "direct") set_cuda_convolution(CudaConvolution::direct);
   const Peaks peaks = measure_peaks(device, f32);
-  fmt::print("operations on {}, f32{}, convolutions: {}; milliseconds, floors over {:.0f} TFLOP/s and {:.2f} TB/s\n",
+  fmt::print("operations on {}, f32{}, convolutions: {}; milliseconds, floors over {:.3g} TFLOP/s and {:.2f} TB/s\n",
              device.str(), allow_tf32() && device.is_cuda() ? " with TF32" : "", options.convolution,
              peaks.flops_per_second * 1e-12, peaks.bytes_per_second * 1e-12);
   fmt::print("{:<28} {:<46} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n", "operation", "inputs", "forward", "floor", "d data",
