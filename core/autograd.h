@@ -130,7 +130,7 @@ inline bool grad_wanted(std::initializer_list<Tensor> inputs) {
 /// Ties the outputs to `node` and the node to its inputs. record() is the way to call it.
 void connect(const std::shared_ptr<Node>& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs);
 
-/// Makes `outputs` the results of a new node of type N on `inputs` (undefined tensors allowed) and returns it, so that
+/// Makes `outputs` (new tensors) the results of a new node N on `inputs` (may be undefined) and returns it, so that
 /// the caller fills its fields; null when no gradient is wanted.
 template <class N, class... Args>
 N* record(std::span<const Tensor> outputs, std::span<const Tensor> inputs, Args&&... args) {
@@ -159,12 +159,12 @@ struct BackwardOptions {
 /// Adds d(output)/d(leaf), weighted by `gradient` (default: ones, for outputs with one element), to grad() of every
 /// leaf below `output`. Throws when the output has no graph, or on a gradient of another shape or dtype.
 void backward(const Tensor& output, const Tensor& gradient = {}, BackwardOptions options = {});
-/// The same for several outputs at once; undefined gradients stand for ones.
+/// The same for several outputs at once, with one gradient for each; undefined ones stand for ones.
 void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients, BackwardOptions options = {});
 
 /// Called with a leaf each time a backward() has added its last contribution to the leaf's gradient.
 using GradientHook = std::function<void(const Tensor& leaf)>;
-/// Registers a hook for one leaf; returns a handle for remove_gradient_hook.
+/// Registers a hook for a leaf that requires a gradient (else throws); returns a handle for remove_gradient_hook.
 uint64_t add_gradient_hook(const Tensor& leaf, GradientHook hook);
 void remove_gradient_hook(uint64_t handle);
 

@@ -31,7 +31,7 @@ class FunctionRef<R(Args...)> {
 int num_threads();
 void set_num_threads(int count);
 
-/// Calls body(begin, end) on disjoint ranges that cover [0, n), on several threads when n is above `grain`.
+/// Calls body(begin, end) on disjoint ranges that cover [0, n), with at most one thread for each `grain` of n.
 /// Inside another parallel loop, and inside a SerialScope, it runs on the calling thread. The first exception of a
 /// body is rethrown. How the range is cut depends on the number of threads: bodies must not.
 void parallel_for(int64_t n, int64_t grain, FunctionRef<void(int64_t begin, int64_t end)> body);

@@ -52,12 +52,12 @@ class Generator {
   RandomKey key_;
 };
 
-/// The generator of this thread that dropout and initialisers draw from.
+/// The generator of this thread that dropout, initialisers and random_*() take their keys from.
 Generator& default_generator();
 /// Restarts default_generator() of this thread.
 void seed_everything(uint64_t seed);
 
-/// Uniform in [low, high).
+/// Uniform in [low, high). This and the next two take one key of default_generator(); floating dtypes only.
 Tensor random_uniform(const Shape& shape, double low = 0, double high = 1, DType dtype = f32,
                       Device device = default_device());
 /// Normal with mean 0 and this deviation (Box-Muller).

@@ -12,7 +12,7 @@
 
 namespace camo {
 
-/// Up to eight extents (or strides, or axes) without heap memory. Compares and iterates as a container does.
+/// Up to eight extents (or strides, or axes) without heap memory; more throw. Positions in it are not checked.
 class Shape {
  public:
   static constexpr int kMaxDims = 8;
@@ -44,11 +44,11 @@ class Shape {
     CAMO_CHECK(size_ < kMaxDims, "shape: at most 8 dimensions");
     dims_[static_cast<size_t>(size_++)] = dim;
   }
-  void erase(int i) {
+  void erase(int i) {  // drops the entry at position i
     std::copy(begin() + i + 1, end(), begin() + i);
     --size_;
   }
-  void insert(int i, int64_t dim) {
+  void insert(int i, int64_t dim) {  // dim gets position i
     push_back(dim);
     std::rotate(begin() + i, end() - 1, end());
   }

@@ -42,37 +42,37 @@ class Tensor {
   /// Row-major without gaps. True for empty tensors.
   bool is_contiguous() const;
 
-  /// Pointer to the first element. Throws when T is not the element type.
+  /// Pointer to the first element, on the tensor's device. Throws when T is not the element type.
   template <class T>
   T* data() const {
     check_dtype(dtype_of<T>);
     return static_cast<T*>(raw_data());
   }
-  void* raw_data() const;
-  /// The one element of a tensor with numel() 1, converted to double (copied from the device when needed).
+  void* raw_data() const;  // the same for any dtype
+  /// The element of a tensor with one (throws for others) as a double; waits for the device where it lies on one.
   double item() const;
-  /// All elements in row-major order, converted to T.
+  /// All elements in row-major order, converted to T: float, double, int64_t or uint8_t.
   template <class T>
   std::vector<T> to_vector() const;
 
   // --- autograd ---
   /// True for leaves that asked for a gradient and for everything computed from them.
   bool requires_grad() const;
-  /// For leaves (parameters, inputs). Only floating dtypes can have gradients.
+  /// For leaves (parameters, inputs). Throws for dtypes that are not floating, and on false for a computed tensor.
   const Tensor& set_requires_grad(bool value) const;
   bool is_leaf() const { return grad_node() == nullptr; }
   /// The gradient that backward() accumulated; undefined when there was none.
   const Tensor& grad() const;
-  void set_grad(Tensor grad) const;
+  void set_grad(Tensor grad) const;  // of this shape and dtype (else throws), or undefined
   /// The operation this tensor came from; null for leaves.
   const std::shared_ptr<Node>& grad_node() const;
-  /// The same data outside of any graph.
+  /// A handle on the same memory outside of any graph.
   Tensor detach() const;
 
   const std::shared_ptr<Storage>& storage() const;
   /// Offset of the first element in the storage, in elements.
   int64_t offset() const;
-  uint64_t version() const { return storage()->version(); }
+  uint64_t version() const { return storage()->version(); }  // counts in-place changes by the functions below
 
   TensorImpl* impl() const { return impl_.get(); }
   const std::shared_ptr<TensorImpl>& impl_ptr() const { return impl_; }
@@ -104,8 +104,8 @@ struct TensorImpl {
 Device default_device();
 void set_default_device(Device device);
 
-// --- making tensors (never part of a graph) ---
-Tensor empty(const Shape& shape, DType dtype = f32, Device device = default_device());
+// --- making tensors (never part of a graph; negative extents and lack of memory throw) ---
+Tensor empty(const Shape& shape, DType dtype = f32, Device device = default_device());  // not initialised
 Tensor zeros(const Shape& shape, DType dtype = f32, Device device = default_device());
 Tensor full(const Shape& shape, double value, DType dtype = f32, Device device = default_device());
 inline Tensor ones(const Shape& shape, DType dtype = f32, Device device = default_device()) {
@@ -114,20 +114,20 @@ inline Tensor ones(const Shape& shape, DType dtype = f32, Device device = defaul
 /// Contiguous tensors of x's shape, dtype and device.
 Tensor empty_like(const Tensor& x);
 Tensor zeros_like(const Tensor& x);
-/// A tensor of T's dtype with these elements in row-major order.
+/// A tensor of T's dtype (T: float, double, int64_t, uint8_t) with these elements in row-major order, copied.
 template <class T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device = default_device());
 
 /// A view of x's storage with this shape, these strides and this offset (in elements, from the storage's start).
-/// Not recorded by autograd: the view operations in ops/shape_ops.h build on it.
+/// Bounds are not checked, autograd records nothing: the view operations in ops/shape_ops.h build on it.
 Tensor make_view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset);
 
 // --- raw copies and in-place changes (never recorded; they count as a change of the destination) ---
-/// target[i] = source[i], converting the dtype, between any strides, shapes being equal.
+/// target[i] = source[i], converting the dtype, between any strides and devices; shapes must be equal.
 void copy_into(const Tensor& target, const Tensor& source);
-/// target[i] += source[i]; same shape and dtype.
+/// target[i] += source[i]; shape, dtype and device must be equal.
 void add_into(const Tensor& target, const Tensor& source);
-void fill(const Tensor& target, double value);
+void fill(const Tensor& target, double value);  // converted to the dtype
 /// A contiguous copy of x outside of any graph.
 Tensor clone(const Tensor& x);
 

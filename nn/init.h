@@ -1,4 +1,4 @@
-// Initial values of parameters. All draw from default_generator(); shapes are in memory layout.
+// Initial values of parameters: f32 on default_device(), drawn from default_generator(). Shapes are in memory layout.
 #pragma once
 
 #include "core/tensor.h"

@@ -16,7 +16,7 @@ struct LinearSpec {
   bool bias = true;
 };
 
-/// y = x W^T + b over the last axis. Keys: weight [out, in], bias [out].
+/// y = x W^T + b over the last axis: [..., in] -> [..., out]. Keys: weight [out, in], bias [out].
 class Linear : public Module {
  public:
   explicit Linear(const LinearSpec& spec);
@@ -31,7 +31,7 @@ struct Conv2dSpec {
   int64_t out = 0;
   int64_t kernel = 1;
   int64_t stride = 1;
-  int64_t padding = 0;
+  int64_t padding = 0;  // zeros on each side
   int64_t dilation = 1;
   int64_t groups = 1;
   bool bias = true;
@@ -42,7 +42,7 @@ struct Conv2dSpec {
   }
 };
 
-/// Convolution. Keys: weight (file layout [out, in/groups, k, k]), bias [out].
+/// Convolution, [N, H, W, in] -> [N, H', W', out]. Keys: weight (file layout [out, in/groups, k, k]), bias [out].
 class Conv2d : public Module {
  public:
   explicit Conv2d(const Conv2dSpec& spec);
@@ -53,7 +53,7 @@ class Conv2d : public Module {
   Tensor weight_, bias_;
 };
 
-/// Layer norm over the last axis. Keys: weight, bias [C].
+/// Layer norm over the last axis. Keys: weight, bias [C]. PyTorch's default eps is 1e-5.
 class LayerNorm : public Module {
  public:
   explicit LayerNorm(int64_t channels, double eps = 1e-6);
@@ -75,7 +75,7 @@ class BatchNorm2d : public Module {
   Tensor weight_, bias_, running_mean_, running_var_, num_batches_tracked_;
 };
 
-/// Drops elements while training.
+/// Drops elements with probability p, in [0, 1), while training (see ops/dropout.h).
 class Dropout : public Module {
  public:
   explicit Dropout(double p);

@@ -41,7 +41,7 @@ struct NamedTensor {
   /// A contiguous copy in the layout of checkpoints, and the shape it has there.
   Tensor exported() const;
   Shape exported_shape() const;
-  /// Copies values in checkpoint layout (any floating dtype) into the tensor. Throws on another shape.
+  /// Copies values in checkpoint layout (any floating dtype) into the tensor. Another shape throws (code checkpoint).
   void import(const Tensor& values) const;
 };
 
@@ -94,7 +94,7 @@ class Module {
   /// Drops all gradients.
   void zero_grad();
 
-  /// Moves parameters and floating buffers to another device and dtype, in place.
+  /// Moves parameters and floating buffers in place: handles to them stay valid, gradients are dropped.
   void to(Device device, DType dtype);
   void to(DType dtype);
 
@@ -105,9 +105,9 @@ class Module {
   const std::vector<std::pair<std::string, std::shared_ptr<Module>>>& children_list() const { return children_; }
 
  protected:
-  /// Registers a parameter and returns it. Names contain no dots and are unique within a module.
+  /// Registers a floating leaf as a parameter and returns it. Names contain no dots and are unique within a module.
   Tensor param(const std::string& name, Tensor value, Layout layout = Layout::plain);
-  /// Registers a tensor that is saved but not trained.
+  /// Registers a tensor, of any dtype, that is saved but not trained.
   Tensor buffer(const std::string& name, Tensor value, Layout layout = Layout::plain);
   /// Makes, registers and returns a child.
   template <class M, class... Args>

@@ -1,5 +1,5 @@
-// Elementwise operations with NumPy broadcasting. Floating operands of one call share dtype and device; the result has
-// the broadcast shape. Errors name the operation, the rule, and the shapes or dtypes that came.
+// Elementwise operations with NumPy broadcasting; what ops/ops.h says of all operations holds. The arithmetic ones and
+// neg, abs and square take i64 too, without a gradient. Under Autocast mixed floating operands become the wider dtype.
 #pragma once
 
 #include "core/tensor.h"
@@ -13,10 +13,10 @@ Tensor div(const Tensor& a, const Tensor& b);
 /// Larger / smaller of the two; where both are equal each gets half of the gradient.
 Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
-/// x where the bool condition holds, else y. All three broadcast.
+/// x where the bool condition holds, else y, of any one dtype. All three broadcast.
 Tensor where(const Tensor& condition, const Tensor& x, const Tensor& y);
 
-/// With a number for the second operand.
+/// With a number for the second operand, a whole one beside i64.
 Tensor add(const Tensor& x, double number);
 Tensor mul(const Tensor& x, double number);
 /// x^exponent; x > 0 unless the exponent is a whole number.
@@ -41,15 +41,15 @@ Tensor softplus(const Tensor& x);
 /// min(max(x, low), high); gradient 1 inside and at the limits, 0 outside.
 Tensor clamp(const Tensor& x, double low, double high);
 
-/// Comparisons give bool tensors and have no gradient. Both sides broadcast.
+/// Comparisons, of any one dtype, give bool tensors and have no gradient. Both sides broadcast.
 Tensor greater(const Tensor& a, const Tensor& b);
 Tensor greater_equal(const Tensor& a, const Tensor& b);
 Tensor equal(const Tensor& a, const Tensor& b);
 Tensor greater(const Tensor& x, double number);
 
-/// Converts the dtype. Between floating dtypes the gradient is converted back; x itself when nothing changes.
+/// Converts the dtype; x itself when nothing changes. Gradients are converted back; none comes through i64, u8, bool.
 Tensor to(const Tensor& x, DType dtype);
-/// Copies to the device; x itself when it is there already.
+/// Copies to the device, and gradients back; x itself when it is there already.
 Tensor to(const Tensor& x, Device device);
 
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }

@@ -1,5 +1,5 @@
-// Losses over logits and the edge operators they use. Targets are in [0, 1], have the shape of the logits, and get no
-// gradient (an error when they require one).
+// Losses over logits, each a tensor of shape [], and the edge operators they use. Targets are in [0, 1], have shape and
+// dtype of the logits, and get no gradient (an error when they require one). Edges and SSIM want maps [N, H, W, C].
 #pragma once
 
 #include "core/tensor.h"

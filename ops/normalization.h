@@ -26,7 +26,7 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, con
 /// CUDA operands may mix f32 and a 16-bit dtype; the result then is f32.
 Tensor scaled_residual(const Tensor& x, const Tensor& branch, const Tensor& gamma);
 
-/// x / max(|x|, eps) with the Euclidean norm along one axis.
+/// x / max(|x|, eps) with the Euclidean norm along one axis, which may count from the end; eps > 0.
 Tensor l2_normalize(const Tensor& x, int axis, double eps = 1e-12);
 
 }  // namespace camo

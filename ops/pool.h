@@ -1,4 +1,4 @@
-// Pooling of channels-last maps [N, H, W, C].
+// Pooling of channels-last maps [N, H, W, C]. Windows give H' = (H + 2 * padding - kernel) / stride + 1, W' alike.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@ Tensor avg_pool2d(const Tensor& x, const Pool2dOptions& options);
 Tensor max_pool2d(const Tensor& x, const Pool2dOptions& options);
 /// Mean over the windows floor(i*H/h) .. ceil((i+1)*H/h), as PyTorch.
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width);
-/// Means / maxima over H and W: [N, H, W, C] -> [N, C].
+/// Means / maxima over H and W: [N, H, W, C] -> [N, C]. The first of equal maxima gets the gradient.
 Tensor global_avg_pool2d(const Tensor& x);
 Tensor global_max_pool2d(const Tensor& x);
 

@@ -6,10 +6,10 @@
 
 namespace camo {
 
-Tensor sum(const Tensor& x, const Shape& axes = {}, bool keep_dims = false);
+Tensor sum(const Tensor& x, const Shape& axes = {}, bool keep_dims = false);  // also of i64; of nothing: 0
 /// Throws on an empty range.
 Tensor mean(const Tensor& x, const Shape& axes = {}, bool keep_dims = false);
-/// Largest / smallest element; equal ones share the gradient. Throws on an empty range.
+/// Largest / smallest element, also of i64; equal ones share the gradient. Throws on an empty range.
 Tensor max(const Tensor& x, const Shape& axes = {}, bool keep_dims = false);
 Tensor min(const Tensor& x, const Shape& axes = {}, bool keep_dims = false);
 /// Euclidean norm over all given axes; gradient 0 where the norm is 0.

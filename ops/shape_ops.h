@@ -1,4 +1,4 @@
-// Views, joins and index operations. Views share storage with their source; gradients flow through all of them.
+// Views and joins of any dtype, and index operations. Views share storage with their source; gradients flow through.
 #pragma once
 
 #include <vector>
@@ -23,7 +23,7 @@ Tensor expand(const Tensor& x, const Shape& shape);
 /// Row-major memory; x itself when it has that already.
 Tensor contiguous(const Tensor& x);
 
-/// x[..., start : stop : step, ...] along one axis; negative positions count from the end; step >= 1.
+/// x[..., start : stop : step, ...] along one axis; negative positions count from the end; beyond it throws; step >= 1.
 Tensor slice(const Tensor& x, int axis, int64_t start, int64_t stop, int64_t step = 1);
 /// One index along an axis, which disappears.
 Tensor select(const Tensor& x, int axis, int64_t index);

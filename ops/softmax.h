@@ -5,7 +5,7 @@
 
 namespace camo {
 
-/// exp(x - max) / sum along one axis. A row of -infinity gives zeros.
+/// exp(x - max) / sum along one axis, which may count from the end. A row of -infinity gives zeros.
 Tensor softmax(const Tensor& x, int axis);
 /// x - log(sum(exp(x))) along one axis.
 Tensor log_softmax(const Tensor& x, int axis);

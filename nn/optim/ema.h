@@ -6,7 +6,7 @@
 namespace camo {
 
 /// Shadow copies of all parameters and floating buffers: shadow = decay * shadow + (1 - decay) * value. Whole-number
-/// buffers are copied.
+/// buffers are copied. decay in [0, 1]; the shadow begins with the model's values.
 class Ema {
  public:
   Ema(const Module& model, double decay);
