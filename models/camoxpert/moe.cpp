@@ -48,16 +48,23 @@ MoELayer::MoELayer(const MoESpec& spec)
       }()),
       gate_(child<ContentAwareGate>("gate", spec.channels, spec.experts, spec.dropout)) {}
 
-RoutingReport MoELayer::report(const Tensor& indices, const Tensor& weights) const {
-  RoutingReport routing{.chosen = {}, .weights = weights.detach(), .counts = {}};
-  routing.counts.assign(experts_.size(), 0);
-  const std::vector<int64_t> flat = indices.to_vector<int64_t>();
+Routing MoELayer::route(const Tensor& x) const {
+  const OpScope scope("experts");
+  const Tensor logits = gate_(x);
+  const TopK top = top_k(logits, chosen_per_image_);
+  return {.gate_logits = logits.detach(), .indices = top.indices, .weights = softmax(top.values, -1)};
+}
+
+RoutingReport MoELayer::report(const Routing& routing) const {
+  RoutingReport report{.chosen = {}, .weights = routing.weights.detach(), .counts = {}};
+  report.counts.assign(experts_.size(), 0);
+  const std::vector<int64_t> flat = routing.indices.to_vector<int64_t>();
   for (auto row = flat.begin(); row != flat.end(); row += chosen_per_image_) {
-    routing.chosen.emplace_back(row, row + chosen_per_image_);
-    for (const int64_t expert : routing.chosen.back()) ++routing.counts[static_cast<size_t>(expert)];
+    report.chosen.emplace_back(row, row + chosen_per_image_);
+    for (const int64_t expert : report.chosen.back()) ++report.counts[static_cast<size_t>(expert)];
   }
-  routing.aux = load_balance_loss(routing.counts);
-  return routing;
+  report.aux = load_balance_loss(report.counts);
+  return report;
 }
 
 Tensor MoELayer::run_expert(const Expert& expert, const Tensor& x) const {
@@ -70,18 +77,13 @@ Tensor MoELayer::run_expert(const Expert& expert, const Tensor& x) const {
       {x});
 }
 
-MoEOutput MoELayer::operator()(const Tensor& x) const {
+Tensor MoELayer::mix(const Tensor& x, const Routing& routing, const RoutingReport& report) const {
   const OpScope scope("experts");
-  const Tensor logits = gate_(x);
-  const TopK top = top_k(logits, chosen_per_image_);
-  const Tensor weights = softmax(top.values, -1);  // [N, k]
-  MoEOutput out{.y = {}, .gate_logits = logits.detach(), .routing = report(top.indices, weights)};
-
   // The images of each expert in order; an expert that no image chose is no part.
   std::vector<int64_t> sizes(experts_.size()), part_of(experts_.size(), -1), part_sizes;
   std::vector<const Expert*> part_experts;
   std::vector<RowPlace> places;  // `part` is the expert until the parts are numbered
-  for (const std::vector<int64_t>& chosen : out.routing.chosen) {
+  for (const std::vector<int64_t>& chosen : report.chosen) {
     for (const int64_t expert : chosen) places.push_back({expert, sizes[static_cast<size_t>(expert)]++});
   }
   for (size_t e = 0; e < experts_.size(); ++e) {
@@ -91,14 +93,17 @@ MoEOutput MoELayer::operator()(const Tensor& x) const {
     part_experts.push_back(experts_[e]);
   }
   for (RowPlace& place : places) place.part = part_of[static_cast<size_t>(place.part)];
-  if (places.empty()) {
-    out.y = zeros_like(x);
-    return out;
-  }
+  if (places.empty()) return zeros_like(x);
 
   Tensors parts = dispatch_rows(x, places, part_sizes);
   for (size_t p = 0; p < parts.size(); ++p) parts[p] = run_expert(*part_experts[p], parts[p]);
-  out.y = combine_rows(parts, places, camo::to(weights, parts.front().dtype()));
+  return combine_rows(parts, places, camo::to(routing.weights, parts.front().dtype()));
+}
+
+MoEOutput MoELayer::operator()(const Tensor& x) const {
+  const Routing routing = route(x);
+  MoEOutput out{.y = {}, .gate_logits = routing.gate_logits, .routing = report(routing)};
+  out.y = mix(x, routing, out.routing);
   return out;
 }
 

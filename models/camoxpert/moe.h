@@ -17,7 +17,14 @@ struct MoESpec {
   bool use_flash_attention = true;  // off: the attention experts make the matrix of scores
 };
 
-/// What one layer decided for a batch.
+/// What the gate of one layer decided for a batch, where the batch is.
+struct Routing {
+  Tensor gate_logits;  // [N, experts], outside of the graph
+  Tensor indices;      // [N, k] i64: the chosen experts, largest logit first
+  Tensor weights;      // [N, k]
+};
+
+/// The same for the host.
 struct RoutingReport {
   std::vector<std::vector<int64_t>> chosen;  // [image][k], largest logit first
   Tensor weights;                            // [N, k], outside of the graph
@@ -36,12 +43,20 @@ struct MoEOutput {
 class MoELayer : public Module {
  public:
   explicit MoELayer(const MoESpec& spec);
+  /// All three steps.
   MoEOutput operator()(const Tensor& x) const;
+
+  // The steps alone: a network with several layers routes in all of them before it waits for the first choice.
+  Routing route(const Tensor& x) const;
+  /// Copies the choice to the host: waits for the device.
+  RoutingReport report(const Routing& routing) const;
+  Tensor mix(const Tensor& x, const Routing& routing, const RoutingReport& report) const;
+
   int64_t chosen_per_image() const { return chosen_per_image_; }
+  const std::vector<Expert*>& experts() const { return experts_; }
   void set_gradient_checkpointing(bool on) { checkpointing_ = on; }
 
  private:
-  RoutingReport report(const Tensor& indices, const Tensor& weights) const;
   Tensor run_expert(const Expert& expert, const Tensor& x) const;
 
   int64_t chosen_per_image_;

@@ -65,28 +65,29 @@ CamoXpert::CamoXpert(const CamoXpertSpec& spec)
   set_gradient_checkpointing(spec.gradient_checkpointing);
 }
 
-CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& options) const {
+std::array<Tensor, 4> CamoXpert::features(const Tensor& x) const {
   CAMO_CHECK(x.dims() == 4 && x.size(3) == 3, "camoxpert: input must be [N, H, W, 3]; got ", x.shape());
   CAMO_CHECK(x.size(1) >= 32 && x.size(2) >= 32, "camoxpert: height and width must be at least 32; got ", x.shape(),
              "; resize the picture");
-  CamoXpertOutput out;
-  std::array<Tensor, 4> features = backbone_(x);
+  std::array<Tensor, 4> maps = backbone_(x);
   if (autocast_dtype() != f32 && x.is_cuda()) {  // the residual stream is wide; nothing behind it scales layers down
-    for (Tensor& map : features) map = camo::to(map, autocast_dtype());
+    for (Tensor& map : maps) map = camo::to(map, autocast_dtype());
   }
-  std::array<Tensor, 4> maps;
-  for (size_t s = 0; s < 4; ++s) {
-    const Tensor enhanced = sdta_blocks_[s](features[s]);
-    MoEOutput mixture = moe_layers_[s](enhanced);
-    maps[s] = mixture.y;
-    out.aux += mixture.routing.aux;
-    out.routing[s] = std::move(mixture.routing);
-    if (options.keep_stages) {
-      out.stages.push_back({features[s].detach(), enhanced.detach(), mixture.y.detach(), mixture.gate_logits});
-    }
-  }
+  return maps;
+}
 
-  const auto decode = [&](size_t j, const Tensor& map, const Tensor& skip) {
+CamoXpertEncoding CamoXpert::encode(const Tensor& x) const {
+  CamoXpertEncoding encoding{.features = features(x), .enhanced = {}, .routing = {}};
+  for (size_t s = 0; s < 4; ++s) {
+    encoding.enhanced[s] = enhance(s, encoding.features[s]);
+    encoding.routing[s] = moe_layers_[s].route(encoding.enhanced[s]);
+  }
+  return encoding;
+}
+
+CamoXpertOutput CamoXpert::decode(const std::array<Tensor, 4>& maps, int64_t height, int64_t width) const {
+  CamoXpertOutput out;
+  const auto decode_block = [&](size_t j, const Tensor& map, const Tensor& skip) {
     const DecoderBlock& block = decoder_blocks_[j];
     if (!spec_.gradient_checkpointing || !grad_enabled()) return block(map, skip);
     if (!skip.defined()) return checkpoint([&block](const Tensors& in) { return block(in[0]); }, {map});
@@ -94,11 +95,33 @@ CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& o
   };
   Tensor y = maps[3];
   for (size_t j = 0; j < 3; ++j) {
-    y = decode(j, y, maps[2 - j]);
+    y = decode_block(j, y, maps[2 - j]);
     if (spec_.deep_supervision) out.deep.push_back(deep_heads_[j](y));
   }
-  y = resize_bilinear(decode(3, y, {}), x.size(1), x.size(2));
+  y = resize_bilinear(decode_block(3, y, {}), height, width);
   out.logits = final_conv_(y);
+  return out;
+}
+
+CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& options) const {
+  CamoXpertEncoding encoding = encode(x);
+  // All layers have their choices queued before the first is waited for: a device is idle once, not four times.
+  std::array<RoutingReport, 4> routing;
+  for (size_t s = 0; s < 4; ++s) routing[s] = moe_layers_[s].report(encoding.routing[s]);
+  if (!options.keep_stages) encoding.features = {};
+  std::array<Tensor, 4> maps;
+  std::vector<StageTrace> stages;
+  for (size_t s = 0; s < 4; ++s) {
+    Tensor enhanced = std::move(encoding.enhanced[s]);  // inference needs it no longer than the experts
+    maps[s] = moe_layers_[s].mix(enhanced, encoding.routing[s], routing[s]);
+    if (!options.keep_stages) continue;
+    stages.push_back(
+        {encoding.features[s].detach(), enhanced.detach(), maps[s].detach(), encoding.routing[s].gate_logits});
+  }
+  CamoXpertOutput out = decode(maps, x.size(1), x.size(2));
+  for (const RoutingReport& layer : routing) out.aux += layer.aux;
+  out.routing = std::move(routing);
+  out.stages = std::move(stages);
   return out;
 }
 

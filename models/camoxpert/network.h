@@ -32,6 +32,13 @@ struct StageTrace {
   Tensor gate_logits;  // [N, experts]
 };
 
+/// What the network knows of pictures before experts run.
+struct CamoXpertEncoding {
+  std::array<Tensor, 4> features;  // of the backbone
+  std::array<Tensor, 4> enhanced;  // after the SDTA blocks
+  std::array<Routing, 4> routing;  // per stage, on the pictures' device
+};
+
 struct CamoXpertOptions {
   bool keep_stages = false;  // fill CamoXpertOutput::stages
 };
@@ -50,6 +57,15 @@ class CamoXpert : public Module {
   explicit CamoXpert(const CamoXpertSpec& spec = {});
   /// x [N, H, W, 3], at least 32 x 32.
   CamoXpertOutput operator()(const Tensor& x, const CamoXpertOptions& options = {}) const;
+
+  // The parts that operator() is made of. encode() is features(), and for each stage enhance() and moe_layer().route();
+  // nothing in it waits for the device. moe_layer().report() and .mix() of each stage lie between it and decode().
+  CamoXpertEncoding encode(const Tensor& x) const;
+  std::array<Tensor, 4> features(const Tensor& x) const;
+  Tensor enhance(size_t stage, const Tensor& feature) const { return sdta_blocks_[stage](feature); }
+  const MoELayer& moe_layer(size_t stage) const { return moe_layers_[stage]; }
+  /// Logits (and deep ones) at height x width from the mixed maps of the stages.
+  CamoXpertOutput decode(const std::array<Tensor, 4>& maps, int64_t height, int64_t width) const;
 
   const CamoXpertSpec& spec() const { return spec_; }
   EdgeNeXt& backbone() const { return backbone_; }

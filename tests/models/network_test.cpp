@@ -31,6 +31,21 @@ TEST(CamoXpert, RefusesOtherInputs) {
   EXPECT_ERROR(network(zeros({1, 64, 16, 3})), "camoxpert: height and width must be at least 32; got [1, 64, 16, 3]");
 }
 
+TEST(CamoXpert, EncodeAndDecodeAreThePartsOfIt) {
+  CamoXpert network(smallest());
+  network.eval();
+  const NoGrad no_grad;
+  const Tensor x = uniform({3, 32, 64, 3}, f32);
+  const CamoXpertEncoding encoding = network.encode(x);
+  std::array<Tensor, 4> maps;
+  for (size_t s = 0; s < 4; ++s) {
+    const MoELayer& layer = network.moe_layer(s);
+    maps[s] = layer.mix(encoding.enhanced[s], encoding.routing[s], layer.report(encoding.routing[s]));
+    EXPECT_TRUE(bitwise_equal(maps[s], layer(encoding.enhanced[s]).y)) << "stage " << s;
+  }
+  EXPECT_TRUE(bitwise_equal(network.decode(maps, 32, 64).logits, network(x).logits));
+}
+
 TEST(CamoXpert, SizesThatAreNoMultipleOf32) {
   CamoXpert network(smallest());
   network.eval();
