@@ -5,7 +5,7 @@ The network of design/MODEL.md on timm's EdgeNeXt, with the obvious costs of the
 the images that chose them (one host copy of the routing a layer), Sobel filters in one grouped convolution, layer norm
 through the fused kernel on channels-last tensors, attention on fused-kernel-friendly views, fused AdamW.
 
-  camoxpert_torch.py check FILE...                       golden files (float64, CPU)
+  camoxpert_torch.py check FILE... [--dtype f32]         golden files (float64 unless told, CPU)
   camoxpert_torch.py bench [--device cuda|cpu] [--compile] [--batch 16] [--size 384] [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1]
   camoxpert_torch.py train DIR [--epochs 40]             DIR/{train,test}/{Imgs,GT}, pre-resized pictures
 """
@@ -210,22 +210,31 @@ def fill(model, salt):
     model.load_state_dict(new)
 
 
-def check(files):
+def check(files, dtype):
+    """Deviations from the golden files: of the rows norm and samples relative to max(norm, 1e-3), sums likewise, and of the six steps."""
     from safetensors import safe_open
     for f in files:
         with safe_open(f, 'pt') as s: meta, T = s.metadata(), {k: s.get_tensor(k) for k in s.keys()}
-        m = CamoXpert(meta['backbone'], int(meta['num_experts'])); fill(m, meta['salt']); m.double()
-        for d in m.modules():
-            if isinstance(d, nn.Dropout): d.p = 0.0
-        x, y = T['input'].double(), T['target'].double(); names = json.loads(meta['parameters'])
-        assert sorted(names) == sorted(n for n, _ in m.named_parameters())
+        def filled():
+            m = CamoXpert(meta['backbone'], int(meta['num_experts'])); fill(m, meta['salt']); m.to(dtype)
+            for d in m.modules():
+                if isinstance(d, nn.Dropout): d.p = 0.0
+            return m
+        x, y = T['input'].to(dtype), T['target'].to(dtype); names = json.loads(meta['parameters']); report = lambda *what: print(os.path.basename(f), *what, flush=True)
         for mode in ('eval', 'train'):
-            m.train(mode == 'train'); m.zero_grad(); p, a, d = m(x); L = loss_fn(p, y, a, d); L.backward()
-            g = dict(m.named_parameters()); worst = 0.0
-            for row, n in zip(T[mode + '.grad_stats'], names):
-                norm = g[n].grad.norm().item() if g[n].grad is not None else 0.0
-                worst = max(worst, abs(norm - row[0].item()) / max(row[0].item(), 1e-8))
-            print(f, mode, 'pred', (p - T[mode + '.pred'].double()).abs().max().item(), 'loss', abs(L.item() - T[mode + '.loss'].item()), 'grad norms', worst)
+            m = filled(); m.train(mode == 'train'); p, a, d = m(x); L = loss_fn(p, y, a, d); L.backward()
+            g = dict(m.named_parameters()); row_worst = sum_worst = 0.0
+            assert sorted(names) == sorted(g)
+            for row, n in zip(T[mode + '.grad_stats'].double(), names):
+                grad = g[n].grad.double().flatten() if g[n].grad is not None else torch.zeros(g[n].numel(), dtype=torch.float64)
+                k = grad.numel(); got = torch.stack([grad.norm(), grad.sum(), *(grad[i * k // 8] for i in range(8))])
+                off = (got - row).abs() / row[0].clamp_min(1e-3); row_worst = max(row_worst, off[0].item(), off[2:].max().item()); sum_worst = max(sum_worst, off[1].item())
+            report(mode, 'pred', (p - T[mode + '.pred']).abs().max().item(), 'loss', abs(L.item() - T[mode + '.loss'].item()), 'norm and samples', row_worst, 'sum', sum_worst)
+        m = filled(); m.train(); opt = torch.optim.AdamW(m.parameters(), lr=2.5e-4, weight_decay=1e-4); off = []
+        for wanted_loss, wanted_norm in T['trajectory'].double():
+            p, a, d = m(x); L = loss_fn(p, y, a, d); L.backward(); norm = nn.utils.clip_grad_norm_(m.parameters(), 1.0); opt.step(); opt.zero_grad(set_to_none=True)
+            off.append((abs(L.item() - wanted_loss.item()), abs(norm.item() / wanted_norm.item() - 1)))
+        report('trajectory loss', max(o[0] for o in off), 'norm', max(o[1] for o in off))
 
 
 def median(fn, device, n=15, warm=10):
@@ -301,4 +310,4 @@ if __name__ == '__main__':
     ap.add_argument('--dtype', default='bf16', choices=['bf16', 'tf32', 'f32']); ap.add_argument('--backbone', default='edgenext_base'); ap.add_argument('--epochs', type=int, default=40)
     ap.add_argument('--inputs', type=int, default=1, help='batches to rotate; with more than one the groups per expert change every step, as in training, and cuDNN plans anew')
     a = ap.parse_args(); a.dir = a.files[0] if a.files else None
-    check(a.files) if a.command == 'check' else bench(a) if a.command == 'bench' else train(a)
+    check(a.files, torch.float32 if a.dtype == 'f32' else torch.float64) if a.command == 'check' else bench(a) if a.command == 'bench' else train(a)
