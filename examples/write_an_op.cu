@@ -50,25 +50,25 @@ template <class T>
 struct SwishBackward {
   const T *dy, *x, *beta;
   int64_t channels;
-  T *dx, *terms;  // [rows, channels]
+  T* dx;
+  Compute<T>* terms;  // [rows, channels]
 
   CAMO_HOST_DEVICE void operator()(int64_t i) const {
     const auto v = camo::convert<Compute<T>>(x[i]), b = camo::convert<Compute<T>>(beta[i % channels]);
     const auto g = camo::convert<Compute<T>>(dy[i]), s = 1 / (1 + std::exp(-b * v));
     dx[i] = camo::convert<T>(g * s * (1 + b * v * (1 - s)));
-    terms[i] = camo::convert<T>(g * v * v * s * (1 - s));
+    terms[i] = g * v * v * s * (1 - s);
   }
 };
 // [doc end]
 
 // [doc: devices]
-/// Calls body.template operator()<T>() with the element type, for the dtypes that `like`'s device computes in.
+/// Calls body.template operator()<T>() with the element type of a floating dtype.
 template <class Body>
-void dispatch(const Tensor& like, Body&& body) {
-#ifdef __CUDACC__
-  if (like.is_cuda()) return camo::cuda::dispatch_floating(like.dtype(), "swish", body);
-#endif
-  camo::dispatch_floating(like.dtype(), "swish", body);
+void dispatch(camo::DType dtype, Body&& body) {
+  if (dtype == camo::f16) return body.template operator()<camo::Half>();
+  if (dtype == camo::bf16) return body.template operator()<camo::BFloat16>();
+  camo::dispatch_floating(dtype, "swish", body);  // throws for whole numbers
 }
 
 /// Calls element(i) for all i in [0, n): a loop over all cores, or a kernel.
@@ -90,20 +90,21 @@ struct SwishNode final : camo::Node {
   camo::Saved x{this, "x"}, beta{this, "beta"};  // contiguous, of one dtype
 
   Tensors backward(const Tensors& dy) override {
-    const Tensor g = contiguous(dy[0]), dx = empty_like(*x), terms = empty_like(*x);
-    dispatch(*x, [&]<class T>() {
-      for_each(
-          x->device(), x->numel(),
-          SwishBackward<T>{g.data<T>(), x->data<T>(), beta->data<T>(), beta->numel(), dx.data<T>(), terms.data<T>()});
+    const Tensor g = contiguous(dy[0]), dx = empty_like(*x);
+    const Tensor terms = empty(x->shape(), x->dtype() == camo::f64 ? camo::f64 : camo::f32, x->device());
+    dispatch(x->dtype(), [&]<class T>() {
+      for_each(x->device(), x->numel(),
+               SwishBackward<T>{g.data<T>(), x->data<T>(), beta->data<T>(), beta->numel(), dx.data<T>(),
+                                terms.data<Compute<T>>()});
     });
-    return {dx, needs(1) ? sum_to(terms, beta->shape()) : Tensor()};
+    return {dx, needs(1) ? to(sum_to(terms, beta->shape()), beta->dtype()) : Tensor()};
   }
 };
 // [doc end]
 
 // [doc: operation]
-/// swish_composed in one pass that keeps nothing but its operands. x f32 or f64, on CUDA f16 and bf16 too; beta any
-/// floating dtype, rounded to x's. Throws when beta is not [C].
+/// swish_composed in one pass that keeps nothing but its operands. Any floating dtypes; beta is rounded to x's. Throws
+/// when beta is not [C], or elsewhere.
 Tensor swish(const Tensor& x, const Tensor& beta) {
   CAMO_CHECK(x.dims() >= 1 && beta.shape() == camo::Shape{x.size(-1)},
              "swish: beta must be [C], C the last dimension of x; got beta ", beta.shape(), ", x ", x.shape());
@@ -111,7 +112,7 @@ Tensor swish(const Tensor& x, const Tensor& beta) {
              beta.device(), "; move one with to(x, device)");
   const Tensor in = contiguous(x), b = contiguous(to(beta, x.dtype()));  // recorded: gradients find their way back
   const Tensor y = empty_like(in);
-  dispatch(in, [&]<class T>() {
+  dispatch(in.dtype(), [&]<class T>() {
     for_each(in.device(), in.numel(), SwishForward<T>{in.data<T>(), b.data<T>(), b.numel(), y.data<T>()});
   });
   if (auto* node = camo::record<SwishNode>(y, {in, b})) {
@@ -187,11 +188,20 @@ void compare_with_composition() {
 }
 
 void check_dtypes_and_errors() {
-  // Under Autocast x comes in 16 bit and beta stays f32; f64 beside f32 takes the same path on a CPU.
-  const Tensor x = camo::random_uniform({4, 3}, -1, 1, camo::f64).set_requires_grad(true);
-  const Tensor beta = camo::ones({3}).set_requires_grad(true);
-  backward(sum(swish(x, beta)));
-  expect(x.grad().dtype() == camo::f64 && beta.grad().dtype() == camo::f32, "each gradient has its operand's dtype");
+  // [doc: dtypes]
+  const Tensor x = to(camo::random_uniform({64, 3}, -1, 1), camo::bf16).set_requires_grad(true);  // as under Autocast
+  const Tensor beta = camo::full({3}, 0.75).set_requires_grad(true);                              // stays f32
+  const Tensor wide = to(x.detach(), camo::f64).set_requires_grad(true), slope = camo::full({3}, 0.75, camo::f64);
+  const Tensor y = swish(x, beta), exact = swish(wide, slope.set_requires_grad(true));
+  backward(y, camo::ones(y.shape(), camo::bf16));
+  backward(exact, camo::ones(y.shape(), camo::f64));
+  constexpr double kRounding = 0x1p-8;  // of bf16, relative
+  expect(difference(to(y, camo::f64), exact) < kRounding, "16-bit values are rounded once");
+  expect(x.grad().dtype() == camo::bf16 && difference(to(x.grad(), camo::f64), wide.grad()) < kRounding, "dx, too");
+  expect(beta.grad().dtype() == camo::f32 &&
+             difference(to(beta.grad(), camo::f64), slope.grad()) < kRounding * max(slope.grad()).item(),
+         "and dbeta, after its sum");
+  // [doc end]
   // [doc: error]
   std::string message;
   try {

@@ -1,8 +1,8 @@
 // All operations. Unless its comment says otherwise, an operation wants operands of one floating dtype on one device,
-// of any strides, and gives a new contiguous tensor. f32 and f64 run everywhere, f16 and bf16 (summed in f32) on CUDA.
-// Every floating operand gets its gradient. Axes count from the end when negative. What does not fit throws
-// camo::Error with the operation, the rule and the shapes or dtypes that came, before anything is computed. Results
-// repeat bit for bit.
+// of any strides, and gives a new contiguous tensor. f16 and bf16 are summed in f32; where a device has no code for
+// them, a message says so. Every floating operand gets its gradient. Axes count from the end when negative. What does
+// not fit throws camo::Error with the operation, the rule and the shapes or dtypes that came, before anything is
+// computed. Results repeat bit for bit.
 #pragma once
 
 #include "ops/attention.h"
