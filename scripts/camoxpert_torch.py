@@ -6,7 +6,7 @@ the images that chose them (one host copy of the routing a layer), Sobel filters
 through the fused kernel on channels-last tensors, attention on fused-kernel-friendly views, fused AdamW.
 
   camoxpert_torch.py check FILE... [--dtype f32]         golden files (float64 unless told, CPU)
-  camoxpert_torch.py bench [--device cuda|cpu] [--compile] [--batch 16] [--size 384] [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1]
+  camoxpert_torch.py bench [--device cuda|cpu] [--compile] [--batch 16] [--size 384] [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1] [--memory channels_last|channels_first]
   camoxpert_torch.py train DIR [--epochs 40]             DIR/{train,test}/{Imgs,GT}, pre-resized pictures
 """
 import argparse, json, math, os, time
@@ -246,9 +246,11 @@ def median(fn, device, n=15, warm=10):
     return sorted(ts)[n // 2]
 
 
+MEMORY = {'channels_last': torch.channels_last, 'channels_first': torch.contiguous_format}
+
 def setup(a):
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = a.dtype != 'f32'
-    m = CamoXpert(a.backbone).to(a.device).to(memory_format=torch.channels_last)
+    m = CamoXpert(a.backbone).to(a.device).to(memory_format=MEMORY[a.memory])
     if a.compile:
         m.backbone = torch.compile(m.backbone); m.final_conv = torch.compile(m.final_conv)
         for l in (m.sdta_blocks, m.decoder_blocks):
@@ -257,20 +259,26 @@ def setup(a):
     return m, loss, lambda: torch.autocast(a.device, torch.bfloat16, enabled=a.dtype == 'bf16')
 
 
-def bench(a):
+def steps(a):
+    """The model, and functions that run one training step and one inference."""
     m, loss, cast = setup(a); opt = torch.optim.AdamW(m.parameters(), lr=1e-5, weight_decay=1e-4, fused=True)
-    xs = [torch.randn(a.batch, 3, a.size, a.size, device=a.device).to(memory_format=torch.channels_last) for _ in range(a.inputs)]
+    xs = [torch.randn(a.batch, 3, a.size, a.size, device=a.device).to(memory_format=MEMORY[a.memory]) for _ in range(a.inputs)]
     y = (torch.rand(a.batch, 1, a.size, a.size, device=a.device) > .5).float(); it = iter(range(10**9))
     def step():
         with cast(): p, aux, d = m(xs[next(it) % a.inputs])
         loss(p, y, aux, d).backward(); nn.utils.clip_grad_norm_(m.parameters(), 1.0); opt.step(); opt.zero_grad(set_to_none=True)
     def infer():
         with torch.no_grad(), cast(): m(xs[next(it) % a.inputs])
+    return m, step, infer
+
+
+def bench(a):
+    m, step, infer = steps(a)
     cuda = a.device == 'cuda'
     if cuda: torch.cuda.reset_peak_memory_stats()
     t = median(step, a.device); mem = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0
     m.eval(); i = median(infer, a.device)
-    print(json.dumps({'peer': f'torch {torch.__version__}' + (' compile' if a.compile else ''), 'device': a.device, 'threads': torch.get_num_threads(), 'backbone': a.backbone, 'dtype': a.dtype, 'batch': a.batch, 'size': a.size,
+    print(json.dumps({'peer': f'torch {torch.__version__}' + (' compile' if a.compile else ''), 'device': a.device, 'threads': torch.get_num_threads(), 'backbone': a.backbone, 'dtype': a.dtype, 'batch': a.batch, 'size': a.size, 'memory': a.memory,
                       'train_ms': round(t, 2), 'train_img_s': round(a.batch / t * 1e3, 1), 'infer_ms': round(i, 2), 'peak_GiB': round(mem, 2)}), flush=True)
 
 
@@ -308,6 +316,7 @@ if __name__ == '__main__':
     ap.add_argument('command', choices=['check', 'bench', 'train']); ap.add_argument('files', nargs='*')
     ap.add_argument('--device', default='cuda', choices=['cuda', 'cpu']); ap.add_argument('--compile', action='store_true'); ap.add_argument('--batch', type=int, default=16); ap.add_argument('--size', type=int, default=384)
     ap.add_argument('--dtype', default='bf16', choices=['bf16', 'tf32', 'f32']); ap.add_argument('--backbone', default='edgenext_base'); ap.add_argument('--epochs', type=int, default=40)
+    ap.add_argument('--memory', default='channels_last', choices=list(MEMORY), help='order of the maps in memory')
     ap.add_argument('--inputs', type=int, default=1, help='batches to rotate; with more than one the groups per expert change every step, as in training, and cuDNN plans anew')
     a = ap.parse_args(); a.dir = a.files[0] if a.files else None
     check(a.files, torch.float32 if a.dtype == 'f32' else torch.float64) if a.command == 'check' else bench(a) if a.command == 'bench' else train(a)

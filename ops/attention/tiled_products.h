@@ -70,6 +70,14 @@ class Scratch {
   T* data_;
 };
 
+/// gcc would otherwise read x from memory again for each product, and loads would be the limit.
+template <class Vector>
+[[gnu::always_inline]] inline void keep_in_register([[maybe_unused]] Vector& x) {
+#ifdef __AVX512F__
+  asm("" : "+v"(x));
+#endif
+}
+
 /// c[r][lane] = sum over k of a[r * row_step + k * depth_step] * b[k][lane], for kRows rows; plus c, and plus c times
 /// factors[lane]. Sums of one call are added up apart from c: long sums then lose less.
 enum class Into { nothing, sum, scaled_sum };
@@ -77,16 +85,30 @@ template <class T, int kRows, Into kInto>
 void multiply_rows(const T* a, int64_t row_step, int64_t depth_step, int64_t depth, const T* b, T* c,
                    const T* factors) {
   using Vector = typename VectorOf<T>::type;
-  Vector sum[kRows][kVectors] = {};
+  Vector sum[kRows][kVectors], value[kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kVectors; ++u) sum[r][u] = Vector{};
+  }
   Vector* to = vectors(c);
   const Vector* from = reinterpret_cast<const Vector*>(b);
   for (int64_t k = 0; k < depth; ++k, from += kVectors, a += depth_step) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kVectors; ++u) {
+      value[u] = from[u];
+      keep_in_register(value[u]);
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const T x = a[r * row_step];
-      for (int u = 0; u < kVectors; ++u) sum[r][u] += x * from[u];
+#pragma GCC unroll 4
+      for (int u = 0; u < kVectors; ++u) sum[r][u] += x * value[u];
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
     for (int u = 0; u < kVectors; ++u) {
       Vector& total = to[r * kVectors + u];
       if constexpr (kInto == Into::nothing) total = sum[r][u];
@@ -136,16 +158,27 @@ constexpr int64_t padded_width(int64_t width) {
 template <class T, int kRows, int kWide>
 void multiply_lanes(const T* weights, int64_t lanes, const T* lane_rows, int64_t pitch, T* sums) {
   using Vector = typename VectorOf<T>::type;
-  Vector sum[kRows][kWide] = {};
+  Vector sum[kRows][kWide], value[kWide];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kWide; ++u) sum[r][u] = Vector{};
+  }
   for (int64_t lane = 0; lane < lanes; ++lane) {
     const Vector* from = reinterpret_cast<const Vector*>(lane_rows + lane * pitch);
+#pragma GCC unroll 4
+    for (int u = 0; u < kWide; ++u) value[u] = from[u];
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const T x = weights[r * kLanes<T> + lane];
-      for (int u = 0; u < kWide; ++u) sum[r][u] += x * from[u];
+#pragma GCC unroll 4
+      for (int u = 0; u < kWide; ++u) sum[r][u] += x * value[u];
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
     Vector* to = vectors(sums + r * pitch);
+#pragma GCC unroll 4
     for (int u = 0; u < kWide; ++u) to[u] += sum[r][u];
   }
 }
@@ -154,21 +187,27 @@ template <class T>
 void add_by_lanes(const T* weights, int64_t rows, int64_t lanes, const T* lane_rows, int64_t width, T* sums) {
   constexpr int64_t kVector = 64 / static_cast<int64_t>(sizeof(T));
   const int64_t pitch = padded_width<T>(width);
-  const auto columns = [&]<int kRows>(int64_t r) {
+  int64_t r = 0;
+  const auto columns = [&]<int kRows, int kWide>(int64_t d) {
+    multiply_lanes<T, kRows, kWide>(weights + r * kLanes<T>, lanes, lane_rows + d, pitch, sums + r * pitch + d);
+  };
+  // Narrow rows come by the eight: fewer sums side by side would wait for each other.
+  for (; pitch <= 2 * kVector && r + 8 <= rows; r += 8) {
+    if (pitch == kVector) columns.template operator()<8, 1>(0);
+    else columns.template operator()<8, 2>(0);
+  }
+  const auto all_columns = [&]<int kRows>() {
     for (int64_t d = 0; d < pitch; d += 4 * kVector) {
-      const T *w = weights + r * kLanes<T>, *from = lane_rows + d;
-      T* to = sums + r * pitch + d;
       switch (std::min<int64_t>(4, (pitch - d) / kVector)) {
-        case 4: multiply_lanes<T, kRows, 4>(w, lanes, from, pitch, to); break;
-        case 3: multiply_lanes<T, kRows, 3>(w, lanes, from, pitch, to); break;
-        case 2: multiply_lanes<T, kRows, 2>(w, lanes, from, pitch, to); break;
-        default: multiply_lanes<T, kRows, 1>(w, lanes, from, pitch, to);
+        case 4: columns.template operator()<kRows, 4>(d); break;
+        case 3: columns.template operator()<kRows, 3>(d); break;
+        case 2: columns.template operator()<kRows, 2>(d); break;
+        default: columns.template operator()<kRows, 1>(d);
       }
     }
   };
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) columns.template operator()<4>(r);
-  for (; r < rows; ++r) columns.template operator()<1>(r);
+  for (; r + 4 <= rows; r += 4) all_columns.template operator()<4>();
+  for (; r < rows; ++r) all_columns.template operator()<1>();
 }
 
 }  // namespace camo::flash

@@ -110,6 +110,8 @@ TEST(Conv2d, FastPathsMatchPlainLoops) {
     Conv2dOptions options;
   };
   const Case cases[] = {
+      {"3x3, large map", {1, 64, 130, 6}, {5, 3, 3, 6}, {.padding = {1, 1}}},
+      {"2x4 dilated, large map", {2, 65, 67, 3}, {4, 2, 4, 3}, {.padding = {0, 2}, .dilation = {2, 1}}},
       {"stem", {2, 16, 20, 3}, {24, 4, 4, 3}, {.stride = {4, 4}}},
       {"stem, rest of the map unused", {1, 18, 23, 3}, {24, 4, 4, 3}, {.stride = {4, 4}}},
       {"down", {2, 8, 9, 24}, {48, 2, 2, 24}, {.stride = {2, 2}}},
