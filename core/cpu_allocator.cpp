@@ -30,8 +30,8 @@ namespace {
 
 constexpr int64_t kAlignment = 64;  // a cache line, and the widest vector register
 constexpr int64_t kSmallLimit = int64_t{1} << 20;
-constexpr int64_t kSegment = int64_t{64} << 20;   // larger requests get segments of their own size
-constexpr int64_t kHugePage = int64_t{2} << 20;   // segments are made of these, where the system has them
+constexpr int64_t kSegment = int64_t{64} << 20;  // larger requests get segments of their own size
+constexpr int64_t kHugePage = int64_t{2} << 20;  // segments are made of these, where the system has them
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 

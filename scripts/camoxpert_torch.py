@@ -6,7 +6,7 @@ the images that chose them (one host copy of the routing a layer), Sobel filters
 through the fused kernel on channels-last tensors, attention on fused-kernel-friendly views, fused AdamW.
 
   camoxpert_torch.py check FILE... [--dtype f32]         golden files (float64 unless told, CPU)
-  camoxpert_torch.py bench [--device cuda|cpu] [--compile] [--batch 16] [--size 384] [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1] [--memory channels_last|channels_first]
+  camoxpert_torch.py bench [--device cuda|cpu] [--compile] [--batch 16] [--size 384] [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1] [--memory channels_last|channels_first] [--experts 0,2,3]
   camoxpert_torch.py train DIR [--epochs 40]             DIR/{train,test}/{Imgs,GT}, pre-resized pictures
 """
 import argparse, json, math, os, time
@@ -261,7 +261,10 @@ def setup(a):
 
 def steps(a):
     """The model, and functions that run one training step and one inference."""
-    m, loss, cast = setup(a); opt = torch.optim.AdamW(m.parameters(), lr=1e-5, weight_decay=1e-4, fused=True)
+    m, loss, cast = setup(a)
+    with torch.no_grad():                                  # as --experts of camoxpert bench
+        for layer in m.moe_layers: layer.gate.fusion[3].bias[a.experts] = 1e4
+    opt = torch.optim.AdamW(m.parameters(), lr=1e-5, weight_decay=1e-4, fused=True)
     xs = [torch.randn(a.batch, 3, a.size, a.size, device=a.device).to(memory_format=MEMORY[a.memory]) for _ in range(a.inputs)]
     y = (torch.rand(a.batch, 1, a.size, a.size, device=a.device) > .5).float(); it = iter(range(10**9))
     def step():
@@ -316,6 +319,7 @@ if __name__ == '__main__':
     ap.add_argument('command', choices=['check', 'bench', 'train']); ap.add_argument('files', nargs='*')
     ap.add_argument('--device', default='cuda', choices=['cuda', 'cpu']); ap.add_argument('--compile', action='store_true'); ap.add_argument('--batch', type=int, default=16); ap.add_argument('--size', type=int, default=384)
     ap.add_argument('--dtype', default='bf16', choices=['bf16', 'tf32', 'f32']); ap.add_argument('--backbone', default='edgenext_base'); ap.add_argument('--epochs', type=int, default=40)
+    ap.add_argument('--experts', default=[], type=lambda text: list(map(int, text.split(','))), help='these run, like 0,2,3, not those that the random gates choose')
     ap.add_argument('--memory', default='channels_last', choices=list(MEMORY), help='order of the maps in memory')
     ap.add_argument('--inputs', type=int, default=1, help='batches to rotate; with more than one the groups per expert change every step, as in training, and cuDNN plans anew')
     a = ap.parse_args(); a.dir = a.files[0] if a.files else None

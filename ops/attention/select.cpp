@@ -31,6 +31,7 @@ constexpr Line kTable[] = {
     {"flash (f16 mma.sync)", Device::Kind::cuda, DType::f16, 80, 128, 0},
     {"flash (bf16 mma.sync)", Device::Kind::cuda, DType::bf16, 80, 128, 0},
     // On the CPU the products of the plain one are faster, until its matrix of scores outgrows the caches.
+    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 16, 256},
     {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 32, 1024},
     {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 64, 4096},
     {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, INT64_MAX, 8192},

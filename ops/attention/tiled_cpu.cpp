@@ -26,10 +26,15 @@ struct Head {
   Head(const Tensor& x, int64_t b, int64_t h)
       : data(x.data<T>() + b * x.stride(0) + h * x.stride(2)), row(x.stride(1)), width(x.size(3)) {}
 
-  void copy_rows(int64_t first, int64_t count, T* tile) const {
+  /// Rows to stream: short ones where they lie, as copying them costs as much as a product; others in `space`, since
+  /// their distances in memory may fall into few sets of the cache.
+  Tile<T> tile(int64_t first, int64_t count, T* space) const {
+    constexpr int64_t kShort = 32;
+    if (width <= kShort) return {data + first * row, row, count, width};
     for (int64_t i = 0; i < count; ++i) {
-      std::memcpy(tile + i * width, data + (first + i) * row, sizeof(T) * static_cast<size_t>(width));
+      std::memcpy(space + i * width, data + (first + i) * row, sizeof(T) * static_cast<size_t>(width));
     }
+    return {space, width, count, width};
   }
   /// lanes[d][lane] = factor * row first + lane; zeros in lanes from `count` on.
   void copy_lanes(int64_t first, int64_t count, T factor, T* lanes) const {
@@ -166,7 +171,7 @@ void forward(const AttentionProblem& problem, const Tensor& y, const Tensor& log
   const int64_t width = problem.width();
   for_each_block<T>(problem, problem.queries(), [&](int64_t b, int64_t h, int64_t first, int64_t count) {
     const Head<T> k(problem.k, b, h), v(problem.v, b, h);
-    Scratch<T> queries(width * kLanes<T>), tile(kStreamed * width), scores(kStreamed * kLanes<T>);
+    Scratch<T> queries(width * kLanes<T>), space(kStreamed * width), scores(kStreamed * kLanes<T>);
     Scratch<T> result(width * kLanes<T>);
     Head<T>(problem.q, b, h).copy_lanes(first, count, static_cast<T>(problem.scale), queries);
     std::fill_n(static_cast<T*>(result), width * kLanes<T>, T(0));
@@ -174,13 +179,11 @@ void forward(const AttentionProblem& problem, const Tensor& y, const Tensor& log
     const int64_t keys = rules.visible_keys(first + count);
     for (int64_t key = 0; key < keys; key += kStreamed) {
       const Block block{b, h, key, std::min(kStreamed, keys - key), first, count, true};
-      k.copy_rows(key, block.rows, tile);
-      multiply_by_depth<T>(tile, block.rows, width, queries, scores);
+      multiply_by_depth<T>(k.tile(key, block.rows, space), queries, scores);
       rules.hide(block, scores);
       softmax.add(scores, block.rows);
       if (rules.drops()) rules.drop(block, scores);
-      v.copy_rows(key, block.rows, tile);
-      add_by_rows_scaled<T>(tile, block.rows, width, scores, softmax.factor, result);
+      add_by_rows_scaled<T>(v.tile(key, block.rows, space), scores, softmax.factor, result);
     }
     T* log_sums = log_sum_exp.data<T>() + (b * problem.heads() + h) * problem.queries() + first;
     for (int64_t lane = 0; lane < count; ++lane) {
@@ -234,7 +237,7 @@ void backward_part(const AttentionProblem& problem, const ScoreRules<T>& rules, 
   Scratch<T> keys(width * kLanes<T>), values(width * kLanes<T>), key_rows(wants_queries ? kLanes<T> * pitch : 0);
   Scratch<T> key_sums(width * kLanes<T>), value_sums(width * kLanes<T>);
   Scratch<T> query_sums(wants_queries ? (end - begin) * pitch : 0);
-  Scratch<T> tile(kStreamed * width), dy_tile(kStreamed * width);
+  Scratch<T> space(kStreamed * width), dy_space(kStreamed * width);
   Scratch<T> scores(kStreamed * kLanes<T>), grad_tile(kStreamed * kLanes<T>);
   alignas(64) T factor[kLanes<T>];
   const int64_t head = (b * problem.heads() + h) * problem.queries();
@@ -253,10 +256,9 @@ void backward_part(const AttentionProblem& problem, const ScoreRules<T>& rules, 
     std::fill_n(static_cast<T*>(value_sums), width * kLanes<T>, T(0));
     for (int64_t query = std::max(begin, rules.first_query(first)); query < end; query += kStreamed) {
       const Block block{b, h, query, std::min(kStreamed, end - query), first, count, false};
-      q.copy_rows(query, block.rows, tile);
-      out_grads.copy_rows(query, block.rows, dy_tile);
-      multiply_by_depth<T>(tile, block.rows, width, keys, scores);
-      multiply_by_depth<T>(dy_tile, block.rows, width, values, grad_tile);
+      const Tile<T> tile = q.tile(query, block.rows, space), dy_tile = out_grads.tile(query, block.rows, dy_space);
+      multiply_by_depth<T>(tile, keys, scores);
+      multiply_by_depth<T>(dy_tile, values, grad_tile);
       rules.hide(block, scores);
       if (rules.drops()) rules.drop(block, grad_tile);
       for (int64_t row = 0; row < block.rows; ++row) {
@@ -273,8 +275,8 @@ void backward_part(const AttentionProblem& problem, const ScoreRules<T>& rules, 
       }
       if (!wants_keys) continue;
       if (rules.drops()) rules.drop(block, scores);
-      add_by_rows<T>(dy_tile, block.rows, width, scores, value_sums);
-      add_by_rows<T>(tile, block.rows, width, grad_tile, key_sums);
+      add_by_rows<T>(dy_tile, scores, value_sums);
+      add_by_rows<T>(tile, grad_tile, key_sums);
     }
     std::fill_n(factor, kLanes<T>, T(1));
     if (grads.dv.defined()) Head<T>(grads.dv, b, h).store_lanes(first, count, factor, value_sums);

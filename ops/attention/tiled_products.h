@@ -132,20 +132,26 @@ void multiply(const T* a, int64_t row_step, int64_t depth_step, int64_t rows, in
     default: return;
   }
 }
+/// Rows that stream past: element (r, d) is data[r * step + d].
+template <class T>
+struct Tile {
+  const T* data;
+  int64_t step, rows, width;
+};
 /// scores[r][lane] = tile row r times lane.
 template <class T>
-void multiply_by_depth(const T* tile, int64_t rows, int64_t width, const T* lanes, T* scores) {
-  multiply<Into::nothing>(tile, width, 1, rows, width, lanes, scores);
+void multiply_by_depth(const Tile<T>& tile, const T* lanes, T* scores) {
+  multiply<Into::nothing>(tile.data, tile.step, 1, tile.rows, tile.width, lanes, scores);
 }
 /// sums[d][lane] += sum over the tile's rows of tile[r][d] * weights[r][lane].
 template <class T>
-void add_by_rows(const T* tile, int64_t rows, int64_t width, const T* weights, T* sums) {
-  multiply<Into::sum>(tile, 1, width, width, rows, weights, sums);
+void add_by_rows(const Tile<T>& tile, const T* weights, T* sums) {
+  multiply<Into::sum>(tile.data, 1, tile.step, tile.width, tile.rows, weights, sums);
 }
 /// The same with sums[d][lane] times factors[lane] first.
 template <class T>
-void add_by_rows_scaled(const T* tile, int64_t rows, int64_t width, const T* weights, const T* factors, T* sums) {
-  multiply<Into::scaled_sum>(tile, 1, width, width, rows, weights, sums, factors);
+void add_by_rows_scaled(const Tile<T>& tile, const T* weights, const T* factors, T* sums) {
+  multiply<Into::scaled_sum>(tile.data, 1, tile.step, tile.width, tile.rows, weights, sums, factors);
 }
 
 /// Columns of a row that is to be read in whole vectors.
