@@ -8,14 +8,16 @@
 //   dbias              = sum over n, oy, ox of dy
 //
 // Saves x and weight. Sums in the element type. Implementations on the CPU: the plain loops below (the oracle); a
-// matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 problems; for other
-// problems with one group, a matrix product over gathered windows. On CUDA (ops/cuda/conv.h): kernels for depthwise
-// problems, cuDNN, and plain kernels for what it has no engine for; 16-bit types sum in f32.
+// matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 problems, except for
+// the weights of large maps; for other problems with one group, a matrix product over gathered windows. On CUDA
+// (ops/cuda/conv.h): kernels for depthwise problems, cuDNN, and plain kernels for what it has no engine for; 16-bit
+// types sum in f32.
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/conv_depthwise.h"
+#include "ops/detail/conv_filter.h"
 #include "ops/detail/conv_im2col.h"
 #include "ops/detail/conv_problem.h"
 #include "ops/detail/linear.h"
@@ -119,7 +121,7 @@ void plain_backward_weight(const ConvProblem& p, const T* x, const T* dy, T* dwe
   });
 }
 
-enum class Method { plain, depthwise, onednn, im2col };
+enum class Method { plain, depthwise, filter, onednn, im2col };
 enum class Pass { forward, backward_data, backward_weight };
 
 Method choose_method(const ConvProblem& p, [[maybe_unused]] DType dtype, Pass pass) {
@@ -134,6 +136,7 @@ Method choose_method(const ConvProblem& p, [[maybe_unused]] DType dtype, Pass pa
     const bool library_is_faster = p.inputs_per_group() == 1 && pass != Pass::backward_weight;
     return library && library_is_faster ? Method::onednn : Method::depthwise;
   }
+  if (dtype == f32 && pass == Pass::backward_weight && detail::has_conv_filter_gradient(p)) return Method::filter;
   if (library) return Method::onednn;
   return detail::has_im2col(p) ? Method::im2col : Method::plain;
 }
@@ -204,13 +207,16 @@ WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Ten
   const Shape shape{p.o, p.kh, p.kw, p.inputs_per_group()};
   gradients.weight = method == Method::plain ? zeros(shape, x.dtype(), cpu) : empty(shape, x.dtype(), cpu);
   dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
-#ifdef CAMO_WITH_ONEDNN
     if constexpr (std::is_same_v<T, float>) {
+      if (method == Method::filter) {
+        return detail::conv_filter_gradient(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>());
+      }
+#ifdef CAMO_WITH_ONEDNN
       if (method == Method::onednn) {
         return onednn::conv_backward_weight(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>(), nullptr);
       }
-    }
 #endif
+    }
     const auto run = method == Method::depthwise ? detail::depthwise_backward_weight<T> : plain_backward_weight<T>;
     run(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>());
   });

@@ -112,6 +112,8 @@ TEST(Conv2d, FastPathsMatchPlainLoops) {
   const Case cases[] = {
       {"3x3, large map", {1, 64, 130, 6}, {5, 3, 3, 6}, {.padding = {1, 1}}},
       {"2x4 dilated, large map", {2, 65, 67, 3}, {4, 2, 4, 3}, {.padding = {0, 2}, .dilation = {2, 1}}},
+      {"large map, 64 channels", {2, 64, 65, 64}, {8, 3, 3, 64}, {.padding = {1, 1}}},
+      {"large map, 80 channels, strided", {2, 130, 131, 80}, {7, 3, 2, 80}, {.stride = {2, 1}, .padding = {1, 0}}},
       {"stem", {2, 16, 20, 3}, {24, 4, 4, 3}, {.stride = {4, 4}}},
       {"stem, rest of the map unused", {1, 18, 23, 3}, {24, 4, 4, 3}, {.stride = {4, 4}}},
       {"down", {2, 8, 9, 24}, {48, 2, 2, 24}, {.stride = {2, 2}}},
@@ -164,14 +166,16 @@ TEST(Conv2d, WindowsGatheredInSeveralPartsGiveTheSame) {
   EXPECT_TRUE(all_close(fast.dweight, expected.dweight, 1e-13));
 }
 
-TEST(Conv2d, DepthwiseDoesNotDependOnThreads) {
+TEST(Conv2d, DoesNotDependOnThreads) {
   const Tensor x = uniform({2, 12, 11, 88}), weight = uniform({88, 7, 7, 1}), bias = uniform({88});
   const Tensor gate = uniform({22, 3, 3, 4});
+  const Tensor large = uniform({1, 96, 97, 64}), dense = uniform({3, 3, 3, 64}), dense_dy = uniform({1, 96, 97, 3});
   const Tensor dy = uniform({2, 12, 11, 88}), gate_dy = uniform({2, 12, 11, 22});
   const auto all = [&] {
     const Results a = run(x, weight, bias, {.padding = {3, 3}, .groups = 88}, dy, f32);
     const Results b = run(x, gate, {}, {.padding = {1, 1}, .groups = 22}, gate_dy, f32);
-    return Tensors{a.y, a.dx, a.dweight, a.dbias, b.y, b.dx, b.dweight};
+    const Results c = run(large, dense, {}, {.padding = {1, 1}}, dense_dy, f32);
+    return Tensors{a.y, a.dx, a.dweight, a.dbias, b.y, b.dx, b.dweight, c.y, c.dx, c.dweight};
   };
   const int before = num_threads();
   set_num_threads(1);
