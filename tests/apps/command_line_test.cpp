@@ -183,6 +183,7 @@ TEST_F(CommandLine, BenchTimesTrainingAndInference) {
     EXPECT_GT(families["convolution"]["floor_ms"], 0);
   }
   expect_failure("bench flight", 2, "what: flight not in");
+  expect_failure("bench infer --experts 0,7", 2, "--experts: must be from 0 to 6; got 7");
 }
 
 TEST_F(CommandLine, BenchTimesOperations) {
