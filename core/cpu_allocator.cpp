@@ -18,7 +18,12 @@
 
 #include "core/error.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef __has_feature  // clang
+#define CAMO_CLANG_ASAN __has_feature(address_sanitizer)
+#else
+#define CAMO_CLANG_ASAN 0
+#endif
+#if defined(__SANITIZE_ADDRESS__) || CAMO_CLANG_ASAN
 #define CAMO_REUSE_BLOCKS 0  // let the sanitizer see each allocation
 #else
 #define CAMO_REUSE_BLOCKS 1

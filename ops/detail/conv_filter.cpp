@@ -20,11 +20,7 @@ constexpr int64_t kCachedBytes = 512 << 10;  // of both maps
 
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 
-Vector load(const float* from) {
-  Vector value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
+void load(const float* from, Vector& value) { std::memcpy(&value, from, sizeof value); }
 
 struct Rows {
   int64_t begin, end;  // of all images' output rows, one after the other
@@ -50,7 +46,7 @@ void add_block(const ConvProblem& p, const float* x, const float* dy, Rows rows,
     for (int64_t ox = columns.begin; ox < columns.end; ++ox, from += p.stride_w * p.c, gradient += p.o) {
       Vector value[kVectors];
 #pragma GCC unroll 8
-      for (int u = 0; u < kVectors; ++u) value[u] = load(from + u * kLanes);
+      for (int u = 0; u < kVectors; ++u) load(from + u * kLanes, value[u]);
 #pragma GCC unroll 8
       for (int i = 0; i < kOutputs; ++i) {
         const float g = gradient[i];
@@ -64,7 +60,9 @@ void add_block(const ConvProblem& p, const float* x, const float* dy, Rows rows,
     float* to = sums + (((o0 + i) * p.kh + ky) * p.kw + kx) * p.c + c0;
 #pragma GCC unroll 8
     for (int u = 0; u < kVectors; ++u) {
-      const Vector total = load(to + u * kLanes) + sum[i][u];
+      Vector total;
+      load(to + u * kLanes, total);
+      total += sum[i][u];
       std::memcpy(to + u * kLanes, &total, sizeof total);
     }
   }
@@ -93,6 +91,9 @@ void add_rows(const ConvProblem& p, const float* x, const float* dy, Rows rows, 
 }  // namespace
 
 bool has_conv_filter_gradient(const ConvProblem& p) {
+#ifndef __AVX512F__
+  return false;  // 25 sums of 16 numbers do not fit into narrower registers
+#endif
   constexpr int64_t kPixels = 8192, kWeight = int64_t{1} << 18;
   const int64_t vectors = p.c / kLanes;
   return p.groups == 1 && p.c % kLanes == 0 && (vectors % 4 == 0 || vectors % 5 == 0) && p.n * p.oh * p.ow >= kPixels &&
