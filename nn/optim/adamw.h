@@ -65,7 +65,8 @@ class AdamW {
 double gradient_norm(const Tensors& parameters);
 /// Scales all gradients by max_norm / (norm + 1e-6) when the norm is larger (as PyTorch); returns the norm before.
 double clip_gradient_norm(const Tensors& parameters, double max_norm);
-/// The same without waiting for the device: the norm is one f64 element there. All gradients lie on one device.
-Tensor clip_gradients(const Tensors& parameters, double max_norm);
+/// The same without waiting for the device: the norm is one f64 element there. All gradients lie on one device. They
+/// are multiplied by `unscale`, within (0, 1], before all else, in the same pass.
+Tensor clip_gradients(const Tensors& parameters, double max_norm, double unscale = 1);
 
 }  // namespace camo

@@ -1,5 +1,6 @@
-// The norm of all gradients together, and clipping to it. Sums of squares are taken in double, in chunks whose sums are
-// added in order: the result is the same in every run. On CUDA the factor never leaves the device.
+// The norm of all gradients together, and unscaling and clipping in one pass. Sums of squares are taken in double, in
+// chunks whose sums are added in order: the result is the same in every run. On CUDA the factor never leaves the
+// device.
 #include <cmath>
 #include <limits>
 
@@ -46,7 +47,12 @@ void scale(T* x, int64_t n, T factor) {
   });
 }
 
-constexpr double kNormFloor = 1e-6;
+/// A NaN stays one: it must reach the gradients, as in PyTorch.
+CAMO_HOST_DEVICE double clip_factor(double norm, double max_norm) {
+  constexpr double kNormFloor = 1e-6;
+  const double ratio = max_norm / (norm + kNormFloor);
+  return ratio >= 1 ? 1 : ratio;
+}
 
 #ifdef __CUDACC__
 struct NoExtra {};
@@ -79,15 +85,17 @@ struct SquaresOfChunk {
   }
 };
 
-/// One block: norm = the root of the sum of all partial sums, factor = max_norm / (norm + floor).
+/// One block: norm = unscale * the root of the sum of all partial sums, factor = unscale * min(1, max_norm / (norm +
+/// floor)).
 __global__ void __launch_bounds__(cuda::kBlock)
-    gradient_norm_kernel(const double* partial, int64_t count, double max_norm, double* norm, double* factor) {
+    gradient_norm_kernel(const double* partial, int64_t count, double max_norm, double unscale, double* norm,
+                         double* factor) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += cuda::kBlock) sum += partial[i];
   sum = cuda::block_sum(sum);
   if (threadIdx.x == 0) {
-    *norm = sqrt(sum);
-    *factor = max_norm / (*norm + kNormFloor);
+    *norm = unscale * sqrt(sum);
+    *factor = unscale * clip_factor(*norm, max_norm);
   }
 }
 
@@ -138,8 +146,9 @@ Tensors dense_gradients(const Tensors& parameters) {
   return gradients;
 }
 
-/// The norm as an element on the device; scales the gradients when `max_norm` is finite.
-Tensor clip_cuda([[maybe_unused]] const Tensors& gradients, [[maybe_unused]] double max_norm) {
+/// The norm as an element on the device; the gradients stay as they are when `max_norm` is infinite and `unscale` 1.
+Tensor clip_cuda([[maybe_unused]] const Tensors& gradients, [[maybe_unused]] double max_norm,
+                 [[maybe_unused]] double unscale) {
 #ifdef __CUDACC__
   const Device device = gradients.front().device();
   std::vector<GradientList> lists;
@@ -159,10 +168,10 @@ Tensor clip_cuda([[maybe_unused]] const Tensors& gradients, [[maybe_unused]] dou
     });
     sums += cuda::chunk_count(list.items);
   }
-  gradient_norm_kernel<<<1, cuda::kBlock, 0, cuda::use(device)>>>(partial.data<double>(), chunks, max_norm,
+  gradient_norm_kernel<<<1, cuda::kBlock, 0, cuda::use(device)>>>(partial.data<double>(), chunks, max_norm, unscale,
                                                                   norm.data<double>(), factor.data<double>());
   CAMO_LAUNCHED("gradient_norm");
-  if (std::isinf(max_norm)) return norm;
+  if (std::isinf(max_norm) && unscale == 1) return norm;
   for (const GradientList& list : lists) {
     cuda::dispatch_floating(list.dtype, "clip_gradients", [&]<class T>() {
       cuda::for_each_chunk(device, list.items, "clip_gradients", ScaleChunk<T>{factor.data<double>()});
@@ -184,10 +193,10 @@ double norm_cpu(const Tensors& gradients) {
   return std::sqrt(total);
 }
 
-double clip_cpu(const Tensors& gradients, double max_norm) {
-  const double norm = norm_cpu(gradients);
-  const double factor = max_norm / (norm + kNormFloor);
-  if (factor >= 1) return norm;  // NaN does not return: it must reach the gradients, as in PyTorch
+double clip_cpu(const Tensors& gradients, double max_norm, double unscale) {
+  const double norm = unscale * norm_cpu(gradients);
+  const double factor = unscale * clip_factor(norm, max_norm);
+  if (factor >= 1) return norm;  // NaN does not return
   for (const Tensor& gradient : gradients) {
     dispatch_floating(gradient.dtype(), "clip_gradient_norm",
                       [&]<class T>() { scale(gradient.data<T>(), gradient.numel(), static_cast<T>(factor)); });
@@ -206,14 +215,15 @@ double gradient_norm(const Tensors& parameters) {
     }
   }
   if (gradients.empty() || !gradients.front().is_cuda()) return norm_cpu(gradients);
-  return clip_cuda(gradients, std::numeric_limits<double>::infinity()).item();
+  return clip_cuda(gradients, std::numeric_limits<double>::infinity(), 1).item();
 }
 
-Tensor clip_gradients(const Tensors& parameters, double max_norm) {
+Tensor clip_gradients(const Tensors& parameters, double max_norm, double unscale) {
   CAMO_CHECK(max_norm >= 0, "clip_gradient_norm: max_norm must not be negative; got ", max_norm);
+  CAMO_CHECK(unscale > 0 && unscale <= 1, "clip_gradients: unscale must be in (0, 1]; got ", unscale);
   const Tensors gradients = dense_gradients(parameters);
-  if (!gradients.empty() && gradients.front().is_cuda()) return clip_cuda(gradients, max_norm);
-  return full({}, clip_cpu(gradients, max_norm), f64, cpu);
+  if (!gradients.empty() && gradients.front().is_cuda()) return clip_cuda(gradients, max_norm, unscale);
+  return full({}, clip_cpu(gradients, max_norm, unscale), f64, cpu);
 }
 
 double clip_gradient_norm(const Tensors& parameters, double max_norm) {
