@@ -1,9 +1,9 @@
-// Mixed precision: inside an Autocast scope, products of f32 tensors on CUDA run in 16 bit; parameters stay f32.
+// Mixed precision: inside an Autocast scope, products of f32 tensors run in 16 bit; parameters stay f32.
 //
 //   { const Autocast scope(bf16); loss = criterion(network(x), target); }
 //   backward(loss.total);
 //
-// The policy, in full (16-bit means the scope's dtype; only f32 and 16-bit tensors on CUDA are concerned):
+// The policy, in full (16-bit means the scope's dtype; only f32 and 16-bit tensors are concerned):
 //
 //   linear, matmul, conv2d, attention   operands rounded to 16 bit, sums in f32, result 16-bit
 //   layer_norm                          statistics in f32, result 16-bit, parameters f32
@@ -12,7 +12,8 @@
 //   scaled_residual                     f32 as soon as one operand is: a residual stream keeps its precision
 //   everything else                     in the dtype of its input; sums inside always in f32
 //
-// The losses convert to f32 themselves. Gradients have the dtype of what they belong to: f32 for parameters.
+// The losses convert to f32 themselves. Gradients have the dtype of what they belong to: f32 for parameters. In f16 the
+// small ones vanish unless the loss is scaled: nn/optim/grad_scaler.h.
 #pragma once
 
 #include "core/tensor.h"

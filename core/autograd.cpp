@@ -10,6 +10,7 @@
 #include "core/autocast.h"
 #include "core/op_observer.h"
 #include "core/random.h"
+#include "core/saved_tensors.h"
 
 namespace camo {
 
@@ -17,6 +18,7 @@ namespace {
 
 thread_local bool recording = true;
 thread_local bool recomputing = false;
+thread_local SavedTensors* saved_list = nullptr;
 std::atomic<uint64_t> next_sequence{1};
 
 /// Hooks of all leaves, by handle (in order of registration).
@@ -61,6 +63,7 @@ Saved& Saved::operator=(const Tensor& x) {
   freed_ = false;
   tensor_ = x.defined() ? x.detach() : Tensor();  // detached: an output saved by its own node must not own that node
   version_ = x.defined() ? x.version() : 0;
+  if (saved_list != nullptr && x.defined()) saved_list->fields_.push_back({this, name_});
   return *this;
 }
 
@@ -72,6 +75,9 @@ const Tensor& Saved::get() const {
              ", expected ", version_, "; change a copy instead");
   return tensor_;
 }
+
+SavedTensors::SavedTensors() : before_(saved_list) { saved_list = this; }
+SavedTensors::~SavedTensors() { saved_list = before_; }
 
 Node::Node(const char* name) : name_(name), sequence_(next_sequence.fetch_add(1)) {}
 

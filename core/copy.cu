@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/half_arrays.h"
 #include "core/strided_loop.h"
 #include "core/tensor.h"
 #ifdef CAMO_WITH_CUDA
@@ -18,23 +19,34 @@ namespace {
 
 // --- CPU ---
 
+template <class T>
+constexpr bool kIs16Bit = std::is_same_v<T, Half> || std::is_same_v<T, BFloat16>;
+
 template <class T, class S>
 void copy_cpu(const Tensor& target, const Tensor& source) {
   T* const to = target.data<T>();
   const S* const from = source.data<S>();
-  detail::strided_loop<2>(target.shape(), {target.strides(), source.strides()},
-                          [=](int64_t count, const auto& offset, const auto& step) {
-                            T* t = to + offset[0];
-                            const S* s = from + offset[1];
-                            if (step[0] == 1 && step[1] == 1) {
-                              if constexpr (std::is_same_v<T, S>)
-                                std::memcpy(t, s, static_cast<size_t>(count) * sizeof(T));
-                              else
-                                for (int64_t i = 0; i < count; ++i) t[i] = convert<T>(s[i]);
-                            } else {
-                              for (int64_t i = 0; i < count; ++i) t[i * step[0]] = convert<T>(s[i * step[1]]);
-                            }
-                          });
+  detail::strided_loop<2>(
+      target.shape(), {target.strides(), source.strides()}, [=](int64_t count, const auto& offset, const auto& step) {
+        T* t = to + offset[0];
+        const S* s = from + offset[1];
+        if (step[0] == 1 && step[1] == 1) {
+          if constexpr (std::is_same_v<T, S>) std::memcpy(t, s, static_cast<size_t>(count) * sizeof(T));
+          else if constexpr ((kIs16Bit<T> && std::is_same_v<S, float>) || (kIs16Bit<S> && std::is_same_v<T, float>))
+            convert_array(s, t, count);
+          else
+            for (int64_t i = 0; i < count; ++i) t[i] = convert<T>(s[i]);
+        } else {
+          for (int64_t i = 0; i < count; ++i) t[i * step[0]] = convert<T>(s[i * step[1]]);
+        }
+      });
+}
+
+/// 16-bit sums are rounded once, from f32.
+template <class T>
+T sum_of(T a, T b) {
+  if constexpr (kIs16Bit<T>) return T(static_cast<float>(a) + static_cast<float>(b));
+  else return a + b;
 }
 
 template <class T>
@@ -47,9 +59,10 @@ void add_cpu(const Tensor& target, const Tensor& source) {
                             const T* s = from + offset[1];
                             if (step[0] == 1 && step[1] == 1) {
 #pragma omp simd
-                              for (int64_t i = 0; i < count; ++i) t[i] += s[i];
+                              for (int64_t i = 0; i < count; ++i) t[i] = sum_of(t[i], s[i]);
                             } else {
-                              for (int64_t i = 0; i < count; ++i) t[i * step[0]] += s[i * step[1]];
+                              for (int64_t i = 0; i < count; ++i)
+                                t[i * step[0]] = sum_of(t[i * step[0]], s[i * step[1]]);
                             }
                           });
 }
@@ -173,6 +186,8 @@ void add_into(const Tensor& target, const Tensor& source) {
              "add_into: shapes, dtypes and devices must be equal; got ", target.shape(), " ", target.dtype(), " ",
              target.device(), " and ", source.shape(), " ", source.dtype(), " ", source.device());
   if (target.is_cuda()) add_cuda(target, source);
+  else if (target.dtype() == f16) add_cpu<Half>(target, source);
+  else if (target.dtype() == bf16) add_cpu<BFloat16>(target, source);
   else dispatch_floating(target.dtype(), "add_into", [&]<class T>() { add_cpu<T>(target, source); });
   target.storage()->bump_version();
 }

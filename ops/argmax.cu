@@ -2,6 +2,7 @@
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/reduce.h"
 #ifdef __CUDACC__
 #include "core/cuda/kernels.cuh"
@@ -93,6 +94,7 @@ Tensor argmax(const Tensor& x, int axis, bool keep_dims) {
     argmax_cuda(y, source, extent, inner);
     return y;
   }
+  if (detail::needs_f32(x)) return argmax(detail::in_f32(x), axis, keep_dims);
   return detail::dispatch_arithmetic(x.dtype(), "argmax", [&]<class T>() {
     const Tensor source = x.is_contiguous() ? x : clone(x);
     const Tensor y = empty(result, i64, x.device());

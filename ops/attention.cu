@@ -4,8 +4,8 @@
 // With P the softmax [B, H, Nq, Nk], M the dropout factors (0 or 1 / (1 - p)) and dP = M * (dy v^T):
 //   dv = (P * M)^T dy,  dS = P * (dP - rowsum(dP * P)),  dq = scale * dS k,  dk = scale * dS^T q.
 // ops/attention/flash.cpp computes the same without P in memory; ops/attention/select.cpp says when. Here:
-// Keeps q, k, v and P. A row that sees no key has P = 0. Accumulates in the dtype of q; on
-// CUDA in f32 for 16-bit q, with scores in f32 and P in the dtype of q.
+// Keeps q, k, v and P. A row that sees no key has P = 0. Accumulates in the dtype of q; for 16-bit q in f32, with
+// scores in f32 and, on CUDA, P in the dtype of q.
 #include <cmath>
 #include <limits>
 
@@ -15,6 +15,7 @@
 #include "ops/detail/attention_cuda.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/detail/vector_math.h"
@@ -287,11 +288,16 @@ DType sum_dtype(DType dtype) { return dtype == f64 ? f64 : f32; }
 /// For checked arguments; the log-sum-exp only where `wants_sums`.
 AttentionResult compute(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
                         bool wants_sums) {
-  if (q.device().is_cpu() && (q.dtype() == f16 || q.dtype() == bf16)) {
+  if (detail::needs_f32(q)) {
     AttentionOptions wide = options;
-    if (wide.mask.defined() && wide.mask.dtype() != boolean) wide.mask = to(wide.mask, f32);
-    AttentionResult result = compute(to(q, f32), to(k, f32), to(v, f32), wide, wants_sums);
-    return {to(result.y, q.dtype()), result.log_sum_exp};
+    if (wide.mask.defined()) wide.mask = detail::in_f32(wide.mask);
+    AttentionResult result;
+    result.y = detail::in_f32({q, k, v}, q.dtype(), [&](const Tensors& in) {
+      const AttentionResult computed = compute(in[0], in[1], in[2], wide, wants_sums);
+      result.log_sum_exp = computed.log_sum_exp;
+      return computed.y;
+    });
+    return result;
   }
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
   const bool any = q.numel() > 0 && k.numel() > 0;

@@ -2,10 +2,12 @@
 // whose parameters have changed are, in as few launches as their addresses fit into.
 #include <map>
 #include <memory>
+#include <tuple>
 #include <vector>
 
 #include "core/autograd.h"
 #include "ops/detail/autocast.h"
+#include "ops/detail/in_f32.h"
 #include "ops/elementwise.h"
 #ifdef __CUDACC__
 #include "core/cuda/multi_tensor.cuh"
@@ -15,10 +17,8 @@
 namespace camo::detail {
 namespace {
 
-bool is_16_bit(DType dtype) { return dtype == f16 || dtype == bf16; }
-
 bool concerns(const Tensor& x) {
-  return autocast_active() && x.defined() && x.is_cuda() && (x.dtype() == f32 || is_16_bit(x.dtype()));
+  return autocast_active() && x.defined() && (x.dtype() == f32 || is_16_bit(x.dtype()));
 }
 
 #ifdef __CUDACC__
@@ -65,7 +65,8 @@ struct Copies {
   void refresh([[maybe_unused]] Device device) {
 #ifdef __CUDACC__
     std::vector<Pair> items;
-    DType dtype = f32;
+#endif
+    [[maybe_unused]] DType dtype = f32;
     for (auto it = entries.begin(); it != entries.end();) {
       Copy& entry = it->second;
       const Tensor parameter(entry.parameter.lock());
@@ -76,12 +77,20 @@ struct Copies {
       if (!entry.holds(parameter)) {
         entry.data = parameter.raw_data();
         entry.version = parameter.version();
-        entry.copy.storage()->bump_version();
-        dtype = entry.copy.dtype();
-        items.push_back({{parameter.raw_data(), entry.copy.raw_data()}, parameter.numel(), {}});
+        if (device.is_cpu()) {
+          copy_into(entry.copy, parameter);
+        } else {
+          entry.copy.storage()->bump_version();
+          dtype = entry.copy.dtype();
+#ifdef __CUDACC__
+          items.push_back({{parameter.raw_data(), entry.copy.raw_data()}, parameter.numel(), {}});
+#endif
+        }
       }
       ++it;
     }
+#ifdef __CUDACC__
+    if (device.is_cpu()) return;
     if (dtype == f16) cuda::for_each_chunk(device, items, "autocast", Convert<Half>{});
     else cuda::for_each_chunk(device, items, "autocast", Convert<BFloat16>{});
 #endif
@@ -89,8 +98,9 @@ struct Copies {
 };
 
 Copies& copies(Device device, DType dtype) {
-  thread_local auto* all = new std::map<std::pair<int, DType>, Copies>;  // not freed: the driver may be gone by then
-  return (*all)[{device.index, dtype}];
+  using Key = std::tuple<Device::Kind, int, DType>;
+  thread_local auto* all = new std::map<Key, Copies>;  // not freed: the driver may be gone by then
+  return (*all)[{device.kind, device.index, dtype}];
 }
 
 }  // namespace

@@ -5,11 +5,12 @@
 // dx = weight * rstd * (dy - dbias / M - n * dweight / M) with batch statistics, weight * rstd * dy with running ones.
 // Keeps x, weight, mean and rstd. Everything between the inputs and the rounded results is in double: the difference
 // x - mean would magnify the rounding of a mean that is large beside the deviation. On CUDA Welford's update takes one
-// pass; 16-bit x, whose parameters may be f32, is handled in f32.
+// pass. The parameters of 16-bit x may be f32.
 #include <cmath>
 
 #include "core/autograd.h"
 #include "ops/detail/batch_norm_cuda.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/normalization.h"
@@ -181,7 +182,7 @@ void batch_norm_forward(const Rows& x, const Tensor& weight, const Tensor& bias,
 void check_vector(const char* what, const Tensor& vector, const Tensor& x) {
   CAMO_CHECK(vector.shape() == Shape{x.size(-1)}, "batch_norm: ", what, " must be ", Shape{x.size(-1)},
              ", the last dimension of x; got ", what, " ", vector.shape(), ", x ", x.shape());
-  const bool wide = x.is_cuda() && vector.dtype() == f32 && size_in_bytes(x.dtype()) == 2;
+  const bool wide = vector.dtype() == f32 && size_in_bytes(x.dtype()) == 2;
   CAMO_CHECK(vector.dtype() == x.dtype() || wide, "batch_norm: ", what, " must have the dtype of x; got ", what, " ",
              vector.dtype(), ", x ", x.dtype());
 }
@@ -204,6 +205,15 @@ Tensor batch_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, con
              "; use a larger batch or evaluation mode");
   require_no_gradient("batch_norm", {running_mean, running_var});
   detail::check_same_device("batch_norm", {x, weight, bias, running_mean, running_var});
+  if (detail::needs_f32(x)) {
+    const Tensor wide_mean = detail::in_f32(running_mean), wide_var = detail::in_f32(running_var);
+    const Tensor y = detail::in_f32({x, weight, bias}, x.dtype(), [&](const Tensors& in) {
+      return batch_norm(in[0], in[1], in[2], wide_mean, wide_var, options);
+    });
+    if (running_mean.dtype() != f32) copy_into(running_mean, wide_mean);
+    if (running_var.dtype() != f32) copy_into(running_var, wide_var);
+    return y;
+  }
   const bool follows = options.training && !is_recomputing();
   const Rows rows = detail::as_rows(x);
   Tensor y = empty(x.shape(), x.dtype(), x.device());

@@ -189,6 +189,13 @@ Tensor combine_rows(const Tensors& parts, const std::vector<RowPlace>& places, c
   CAMO_CHECK(weights.dtype() == first.dtype() && weights.device() == first.device(),
              "combine_rows: weights must have the parts' dtype and device; got ", weights.dtype(), " on ",
              weights.device(), " and ", first.dtype(), " on ", first.device());
+  if (detail::needs_f32(first)) {
+    Tensors all = parts;
+    all.push_back(weights);
+    return detail::in_f32(all, first.dtype(), [&](const Tensors& in) {
+      return combine_rows(Tensors(in.begin(), in.end() - 1), places, in.back());
+    });
+  }
   const int64_t slots = detail::check_places(places, weights.size(0), sizes, "combine_rows");
   CAMO_CHECK(weights.size(0) == 0 || slots == weights.size(1), "combine_rows: weights must be [images, slots]; got ",
              weights.shape(), " for ", slots, " slots");

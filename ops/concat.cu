@@ -121,7 +121,7 @@ Tensor concat(const Tensors& parts, int axis) {
   const Tensor y = empty(shape, dtype, first.device());
   int64_t start = 0;
   for (const Tensor& part : parts) {
-    if (part.is_contiguous() && y.device().is_cpu()) {
+    if (part.is_contiguous() && part.dtype() == dtype && y.device().is_cpu()) {
       copy_rows(y, part, at, start);
     } else {
       copy_into(make_view(y, part.shape(), y.strides(), y.offset() + start * y.strides()[at]), part);

@@ -8,10 +8,10 @@
 //   dbias              = sum over n, oy, ox of dy
 //
 // Saves x and weight. Sums in the element type. Implementations on the CPU: the plain loops below (the oracle); a
-// matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 problems, except for
-// the weights of large maps; for other problems with one group, a matrix product over gathered windows. On CUDA
-// (ops/cuda/conv.h): kernels for depthwise problems, cuDNN, and plain kernels for what it has no engine for; 16-bit
-// types sum in f32.
+// matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 and, where the
+// processor has instructions for it, bf16 problems, except for the weights of large maps; for other problems with one
+// group, a matrix product over gathered windows. Other 16-bit problems are converted to f32. On CUDA (ops/cuda/conv.h):
+// kernels for depthwise problems, cuDNN, and plain kernels for what it has no engine for; 16-bit types sum in f32.
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"
@@ -20,6 +20,8 @@
 #include "ops/detail/conv_filter.h"
 #include "ops/detail/conv_im2col.h"
 #include "ops/detail/conv_problem.h"
+#include "ops/detail/gemm.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/linear.h"
 #include "ops/detail/onednn_conv.h"
 #include "ops/elementwise.h"
@@ -128,7 +130,7 @@ Method choose_method(const ConvProblem& p, [[maybe_unused]] DType dtype, Pass pa
   if (cpu_kernels() == CpuKernels::plain || p.n * p.oh * p.ow * p.o * p.c == 0) return Method::plain;
   bool library = false;
 #ifdef CAMO_WITH_ONEDNN
-  library = dtype == f32;
+  library = dtype == f32 || (dtype == bf16 && detail::has_bf16_products());
 #endif
   if (detail::is_depthwise(p) && (pass != Pass::backward_data || detail::has_depthwise_backward_data(p))) {
     // With one input a group, oneDNN takes half of our time forward and for dx, but up to 20 times as long for dweight
@@ -141,22 +143,36 @@ Method choose_method(const ConvProblem& p, [[maybe_unused]] DType dtype, Pass pa
   return detail::has_im2col(p) ? Method::im2col : Method::plain;
 }
 
+/// Calls fn.template operator()<T>() with the element types that oneDNN takes.
+template <class Fn>
+void dispatch_onednn([[maybe_unused]] DType dtype, [[maybe_unused]] Fn&& fn) {
+#ifdef CAMO_WITH_ONEDNN
+  if (dtype == bf16) fn.template operator()<BFloat16>();
+  else fn.template operator()<float>();
+#endif
+}
+
 Tensor forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
 #ifdef CAMO_WITH_CUDA
   if (x.is_cuda()) return cuda::conv_forward(p, x, weight, bias);
 #endif
   const Method method = choose_method(p, x.dtype(), Pass::forward);
+  if (detail::needs_f32(x) && method != Method::onednn) {
+    const Tensor shift = bias.defined() ? detail::in_f32(bias) : bias;
+    return detail::rounded_to(forward(p, detail::in_f32(x), detail::in_f32(weight), shift), x.dtype());
+  }
   if (method == Method::im2col) return detail::im2col_forward(p, x, weight, bias);
   Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype(), cpu);
+#ifdef CAMO_WITH_ONEDNN
+  if (method == Method::onednn) {
+    dispatch_onednn(x.dtype(), [&]<class T>() {
+      onednn::conv_forward(p, x.data<T>(), weight.data<T>(), bias.defined() ? bias.data<T>() : nullptr, y.data<T>());
+    });
+    return y;
+  }
+#endif
   dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
     const T* bias_data = bias.defined() ? bias.data<T>() : nullptr;
-#ifdef CAMO_WITH_ONEDNN
-    if constexpr (std::is_same_v<T, float>) {
-      if (method == Method::onednn) {
-        return onednn::conv_forward(p, x.data<T>(), weight.data<T>(), bias_data, y.data<T>());
-      }
-    }
-#endif
     const auto run = method == Method::depthwise ? detail::depthwise_forward<T> : plain_forward<T>;
     run(p, x.data<T>(), weight.data<T>(), bias_data, y.data<T>());
   });
@@ -168,17 +184,20 @@ Tensor backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weigh
   if (dy.is_cuda()) return cuda::conv_backward_data(p, dy, weight);
 #endif
   const Method method = choose_method(p, dy.dtype(), Pass::backward_data);
+  if (detail::needs_f32(dy) && method != Method::onednn) {
+    return detail::rounded_to(backward_data(p, detail::in_f32(dy), detail::in_f32(weight)), dy.dtype());
+  }
   if (method == Method::im2col) return detail::im2col_backward_data(p, dy, weight);
   const Shape shape{p.n, p.h, p.w, p.c};
   Tensor dx = method == Method::plain ? zeros(shape, dy.dtype(), cpu) : empty(shape, dy.dtype(), cpu);
-  dispatch_floating(dy.dtype(), "conv2d", [&]<class T>() {
 #ifdef CAMO_WITH_ONEDNN
-    if constexpr (std::is_same_v<T, float>) {
-      if (method == Method::onednn) {
-        return onednn::conv_backward_data(p, dy.data<T>(), weight.data<T>(), dx.data<T>());
-      }
-    }
+  if (method == Method::onednn) {
+    dispatch_onednn(dy.dtype(),
+                    [&]<class T>() { onednn::conv_backward_data(p, dy.data<T>(), weight.data<T>(), dx.data<T>()); });
+    return dx;
+  }
 #endif
+  dispatch_floating(dy.dtype(), "conv2d", [&]<class T>() {
     const auto run = method == Method::depthwise ? detail::depthwise_backward_data<T> : plain_backward_data<T>;
     run(p, dy.data<T>(), weight.data<T>(), dx.data<T>());
   });
@@ -189,6 +208,7 @@ struct WeightGradients {
   Tensor weight, bias;
 };
 
+/// On the CPU in f32 for 16-bit x.
 WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy, bool with_bias) {
 #ifdef CAMO_WITH_CUDA
   if (x.is_cuda()) {
@@ -197,25 +217,32 @@ WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Ten
   }
 #endif
   const Method method = choose_method(p, x.dtype(), Pass::backward_weight);
+  if (detail::needs_f32(x) && method != Method::onednn) {
+    return backward_weight(p, detail::in_f32(x), detail::in_f32(dy), with_bias);
+  }
   WeightGradients gradients;
   // Not by oneDNN, which sums millions of elements one after the other: 10 times the rounding error of our sum.
-  if (with_bias) gradients.bias = sum(dy, {0, 1, 2});
+  if (with_bias) gradients.bias = sum(detail::in_f32(dy), {0, 1, 2});
   if (method == Method::im2col) {
     gradients.weight = detail::im2col_backward_weight(p, x, dy);
     return gradients;
   }
   const Shape shape{p.o, p.kh, p.kw, p.inputs_per_group()};
+#ifdef CAMO_WITH_ONEDNN
+  if (method == Method::onednn) {
+    gradients.weight = empty(shape, f32, cpu);
+    dispatch_onednn(x.dtype(), [&]<class T>() {
+      onednn::conv_backward_weight(p, x.data<T>(), dy.data<T>(), gradients.weight.data<float>(), nullptr);
+    });
+    return gradients;
+  }
+#endif
   gradients.weight = method == Method::plain ? zeros(shape, x.dtype(), cpu) : empty(shape, x.dtype(), cpu);
   dispatch_floating(x.dtype(), "conv2d", [&]<class T>() {
     if constexpr (std::is_same_v<T, float>) {
       if (method == Method::filter) {
         return detail::conv_filter_gradient(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>());
       }
-#ifdef CAMO_WITH_ONEDNN
-      if (method == Method::onednn) {
-        return onednn::conv_backward_weight(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>(), nullptr);
-      }
-#endif
     }
     const auto run = method == Method::depthwise ? detail::depthwise_backward_weight<T> : plain_backward_weight<T>;
     run(p, x.data<T>(), dy.data<T>(), gradients.weight.data<T>());
@@ -240,7 +267,7 @@ struct Conv2dNode final : Node {
       gradients[1] = both.weight;
       if (with_bias) gradients[2] = both.bias;
     } else if (with_bias) {
-      gradients[2] = sum(dy, {0, 1, 2});
+      gradients[2] = sum(dy.is_cuda() ? dy : detail::in_f32(dy), {0, 1, 2});
     }
     for (size_t i = 1; i < gradients.size(); ++i) {
       if (gradients[i].defined()) gradients[i] = to(gradients[i], parameters);

@@ -16,8 +16,8 @@ struct Conv2dOptions {
 };
 
 /// x [N, H, W, C], weight [O, KH, KW, C / groups], bias [O] or undefined -> [N, H', W', O] with
-/// H' = (H + 2 * padding - dilation * (KH - 1) - 1) / stride + 1. All of one dtype: f32 or f64, on CUDA f16 and bf16
-/// too (summed in f32). ops/math_mode.h has the choices of implementation and precision on CUDA.
+/// H' = (H + 2 * padding - dilation * (KH - 1) - 1) / stride + 1. All of one floating dtype,
+/// 16-bit ones summed in f32. ops/math_mode.h has the choices of implementation and precision on CUDA.
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const Conv2dOptions& options = {});
 
 }  // namespace camo

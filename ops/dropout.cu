@@ -1,6 +1,7 @@
 // y[i] = x[i] / (1 - p) where key.uniform(i) >= p, else 0;  dx likewise from dy. Keeps nothing: the mask is drawn
 // again.
 #include "core/autograd.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/dropout.h"
 #ifdef __CUDACC__
@@ -93,6 +94,7 @@ Tensor dropped(const Tensor& x, double p, RandomKey key) {
     drop_cuda(y, detail::dense(x), p, key);
     return y;
   }
+  if (detail::needs_f32(x)) return detail::rounded_to(dropped(detail::in_f32(x), p, key), x.dtype());
   return dispatch_floating(x.dtype(), "dropout", [&]<class T>() {
     Tensor y = empty_like(x);
     drop<T>(detail::dense(x), p, key, y);

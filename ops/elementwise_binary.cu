@@ -6,11 +6,12 @@
 //   maximum, minimum   dy goes to the chosen one, half to each where they are equal; saves a and b
 //   where              dy goes to x where the condition holds, else to y; saves the condition
 //
-// On CUDA the 16-bit types compute in float.
+// The 16-bit types compute in float.
 #include "core/autograd.h"
 #include "core/strided_loop.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #ifdef __CUDACC__
@@ -139,6 +140,9 @@ Tensor binary_cuda([[maybe_unused]] const Tensor& a, [[maybe_unused]] const Tens
 
 template <class Fn>
 Tensor binary_cpu(const Tensor& a, const Tensor& b, const char* op, Fn fn) {
+  if (detail::needs_f32(a) && a.dtype() == b.dtype()) {
+    return detail::rounded_to(binary_cpu(detail::in_f32(a), detail::in_f32(b), op, fn), a.dtype());
+  }
   Tensor y;
   const auto run = [&]<class T>() {
     y = empty_for(a, b, op);

@@ -1,12 +1,13 @@
 // Unary elementwise operations: y = value(x), dx = dy * derivative(s).
 //
 // s is what the operation saves for its gradient: x, y, or nothing where the derivative is a constant. The functors in
-// unary_functions.h hold both formulas. On CUDA the 16-bit types compute in float.
+// unary_functions.h hold both formulas. The 16-bit types compute in float.
 #include <cmath>
 
 #include "core/autograd.h"
 #include "core/strided_loop.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/unary_functions.h"
 #include "ops/elementwise.h"
 #ifdef __CUDACC__
@@ -73,32 +74,43 @@ void unary_gradient_cuda([[maybe_unused]] const Tensor& dx, [[maybe_unused]] con
 }
 
 template <class F>
+Tensor unary_gradient_cpu(const Tensor& dy, const Tensor& saved, F f) {
+  if (detail::needs_f32(dy)) {
+    const Tensor wide = saved.defined() ? detail::in_f32(saved) : Tensor();
+    return detail::rounded_to(unary_gradient_cpu(detail::in_f32(dy), wide, f), dy.dtype());
+  }
+  const Tensor dx = empty_like(dy);
+  dispatch_floating(dx.dtype(), F::kName, [&]<class T>() {
+    const F fn = f;
+    if constexpr (F::kSaves == Saves::nothing) {
+      detail::map<T, T>(dx, dy, [fn](T d) { return d * fn.derivative(T(0)); });
+    } else {
+      detail::map<T, T>(
+          dx, dy, saved, [fn](T d, T s) __attribute__((always_inline)) { return d * fn.derivative(s); });
+    }
+  });
+  return dx;
+}
+
+template <class F>
 struct UnaryNode final : Node {
   explicit UnaryNode(F functor) : Node(F::kName), f(functor) {}
   F f;
   Saved s{this, F::kSaves == Saves::output ? "y" : "x"};
 
   Tensors backward(const Tensors& dy) override {
-    const Tensor dx = empty_like(dy[0]);
-    if (dx.is_cuda()) {
-      unary_gradient_cuda(dx, dy[0], s, f);
-      return {dx};
+    if (!dy[0].is_cuda()) {
+      return {unary_gradient_cpu(dy[0], F::kSaves == Saves::nothing ? Tensor() : *s, f)};
     }
-    dispatch_floating(dx.dtype(), F::kName, [&]<class T>() {
-      const F fn = f;
-      if constexpr (F::kSaves == Saves::nothing) {
-        detail::map<T, T>(dx, dy[0], [fn](T d) { return d * fn.derivative(T(0)); });
-      } else {
-        detail::map<T, T>(
-            dx, dy[0], *s, [fn](T d, T saved) __attribute__((always_inline)) { return d * fn.derivative(saved); });
-      }
-    });
+    const Tensor dx = empty_like(dy[0]);
+    unary_gradient_cuda(dx, dy[0], s, f);
     return {dx};
   }
 };
 
 template <class F>
 Tensor unary_cpu(const Tensor& x, F f) {
+  if (detail::needs_f32(x)) return detail::rounded_to(unary_cpu(detail::in_f32(x), f), x.dtype());
   Tensor y;
   const auto run = [&]<class T>() {
     y = empty_like(x);

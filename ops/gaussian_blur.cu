@@ -6,6 +6,7 @@
 
 #include "core/autograd.h"
 #include "ops/detail/gaussian_blur.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/row_filter.h"
 #include "ops/detail/rows.h"
 #ifdef __CUDACC__
@@ -124,6 +125,7 @@ Tensor blurred(const Tensor& x, const std::vector<double>& weights) {
     blur_cuda(dense(x), weights, y);
     return y;
   }
+  if (needs_f32(x)) return rounded_to(blurred(in_f32(x), weights), x.dtype());
   return dispatch_floating(x.dtype(), "gaussian_blur", [&]<class T>() {
     Tensor y = zeros(x.shape(), x.dtype(), cpu);
     blur<T>(dense(x), weights, y);

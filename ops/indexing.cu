@@ -11,6 +11,7 @@
 #include "core/autograd.h"
 #include "core/strided_loop.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/indexing_device.h"
 #include "ops/shape_ops.h"
 
@@ -94,6 +95,11 @@ Tensor gather_values(const Tensor& x, int axis, const Tensor& index) {
 
 /// target[..., index[i...], ...] += values[i...]
 void scatter_into(const Tensor& target, int axis, const Tensor& index, const Tensor& values, const char* op) {
+  if (detail::needs_f32(target)) {
+    const Tensor sums = detail::in_f32(target);
+    scatter_into(sums, axis, index, detail::in_f32(values), op);
+    return copy_into(target, sums);
+  }
   const Tensor source = row_major(values);
   if (target.is_cuda()) return detail::scatter_add_cuda(target, axis, index, source, op);
   detail::dispatch_arithmetic(target.dtype(), op, [&]<class T>() {
@@ -125,6 +131,11 @@ struct ScatterAddNode final : Node {
 
 /// target[..., index[i], ...] += values[..., i, ...]; target is contiguous.
 void add_slices_cpu(const Tensor& target, int axis, const Tensor& index, const Tensor& values, const char* op) {
+  if (detail::needs_f32(target)) {
+    const Tensor sums = detail::in_f32(target);
+    add_slices_cpu(sums, axis, index, detail::in_f32(values), op);
+    return copy_into(target, sums);
+  }
   const Tensor source = row_major(values);
   const AroundAxis to(target.shape(), axis);
   const int64_t count = index.numel();

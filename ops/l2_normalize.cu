@@ -1,10 +1,11 @@
 // y = x / d along one axis, d = max(|x|, eps) with the Euclidean norm.
 //
 // dx = (dy - y * sum(dy * y)) / d where |x| > eps, dy / d elsewhere. Keeps y and 1 / d. Squares are summed in the dtype
-// of x (f32 for 16-bit x on CUDA).
+// of x (f32 for 16-bit x).
 #include <cmath>
 
 #include "core/autograd.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/normalization.h"
 #ifdef __CUDACC__
@@ -325,6 +326,9 @@ struct L2NormalizeNode final : Node {
 Tensor l2_normalize(const Tensor& x, int axis, double eps) {
   axis = normalize_axis(axis, x.dims(), "l2_normalize");
   CAMO_CHECK(eps > 0, "l2_normalize: eps must be positive; got ", eps);
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [&](const Tensors& in) { return l2_normalize(in[0], axis, eps); });
+  }
   const Slabs slabs = detail::as_slabs(x, axis);
   Tensor y = empty(x.shape(), x.dtype(), x.device());
   const Tensor inverse = empty({slabs.outer * slabs.inner}, x.dtype() == f64 ? f64 : f32, x.device());

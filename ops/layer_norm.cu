@@ -2,11 +2,12 @@
 //
 // With n = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - n * mean(g * n)), dweight = sum over rows
 // of dy * n, dbias = sum over rows of dy. Keeps x, weight, mean and rstd. Statistics take two passes over the row, in
-// the dtype of x; on CUDA in f32 for 16-bit x, whose weight and bias may be f32 as well.
+// the dtype of x; in f32 for 16-bit x, whose weight and bias may be f32 as well.
 #include <cmath>
 
 #include "core/autograd.h"
 #include "ops/detail/autocast.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/layer_norm_cuda.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
@@ -119,12 +120,16 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
              ", the last dimension of x; got weight ", weight.shape(), ", x ", x.shape());
   CAMO_CHECK(bias.shape() == channels, "layer_norm: bias must be ", channels, ", the last dimension of x; got bias ",
              bias.shape(), ", x ", x.shape());
-  const bool wide_parameters = x.is_cuda() && weight.dtype() == f32 && size_in_bytes(x.dtype()) == 2;
+  const bool wide_parameters = weight.dtype() == f32 && size_in_bytes(x.dtype()) == 2;
   CAMO_CHECK((weight.dtype() == x.dtype() || wide_parameters) && bias.dtype() == weight.dtype(),
              "layer_norm: x, weight and bias must have one dtype; got x ", x.dtype(), ", weight ", weight.dtype(),
              ", bias ", bias.dtype());
   CAMO_CHECK(eps >= 0, "layer_norm: eps must not be negative; got ", eps);
   detail::check_same_device("layer_norm", {x, weight, bias});
+  if (!x.is_cuda() && detail::is_16_bit(detail::autocast_result(x))) {
+    return detail::in_f32({x, weight, bias}, detail::autocast_result(x),
+                          [eps](const Tensors& in) { return layer_norm(in[0], in[1], in[2], eps); });
+  }
   const Rows rows = detail::as_rows(x);
   const DType kept = x.dtype() == f64 ? f64 : f32;
   Tensor y = empty(x.shape(), detail::autocast_result(x), x.device());

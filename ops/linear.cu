@@ -1,12 +1,13 @@
 // y = x W^T + b on the last axis.   x [M, in], W [out, in], b [out], y [M, out], M being all leading axes
 //
 // dx = dy W,  dW = dy^T x,  db = sum over rows of dy. Keeps x and W. Accumulates in the dtype of x (products) and in
-// double across blocks of rows (db); on CUDA products of 16-bit operands in f32. There the bias is added inside the
+// double across blocks of rows (db); products of 16-bit operands in f32. There the bias is added inside the
 // product where cuBLASLt can.
 #include "core/autograd.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/gemm_cuda.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/linear.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
@@ -32,12 +33,46 @@ Matrix<T> output_matrix(const Tensor& y, int64_t rows, int64_t cols) {
   return {y.data<T>(), rows, cols, std::max<int64_t>(1, cols), false};
 }
 
+/// For bf16 operands, bias and y are f32.
 template <class T>
 void linear_forward(const Rows& x, const Rows& weight, const Tensor& bias, const Tensor& y) {
-  const auto target = output_matrix<T>(y, x.count, weight.count);
+  using R = detail::ProductOf<T>;
+  const auto target = output_matrix<R>(y, x.count, weight.count);
   if (!bias.defined()) return detail::gemm(matrix<T>(x), matrix<T>(weight).t(), target);
   const Tensor row = detail::dense(bias);
-  detail::gemm_plus_row(matrix<T>(x), matrix<T>(weight).t(), row.data<T>(), target);
+  detail::gemm_plus_row(matrix<T>(x), matrix<T>(weight).t(), row.data<R>(), target);
+}
+
+/// Whether products of this dtype take bf16 operands as they are; other 16-bit ones are converted to f32 before.
+bool takes_bf16(DType dtype) { return dtype == bf16 && detail::has_bf16_products(); }
+
+void linear_forward_cpu(const Rows& x, const Rows& weight, const Tensor& bias, const Tensor& y) {
+  if (detail::needs_f32(y)) {
+    const Tensor sums = empty(y.shape(), f32, cpu), row = bias.defined() ? detail::in_f32(bias) : bias;
+    if (takes_bf16(y.dtype())) {
+      linear_forward<BFloat16>(x, weight, row, sums);
+    } else {
+      const Tensor in = detail::in_f32(x.x), w = detail::in_f32(weight.x);
+      linear_forward<float>(detail::as_rows(in), detail::as_rows(w), row, sums);
+    }
+    return copy_into(y, sums);
+  }
+  dispatch_floating(y.dtype(), "linear", [&]<class T>() { linear_forward<T>(x, weight, bias, y); });
+}
+
+/// dx and dweight, each where it is wanted, in f32 for bf16.
+template <class T>
+void linear_backward(const Rows& dy, const Tensor& x, const Tensor& weight, bool needs_x, bool needs_weight,
+                     Tensors& grads) {
+  using R = detail::ProductOf<T>;
+  if (needs_x) {
+    grads[0] = empty(x.shape(), dtype_of<R>, cpu);
+    detail::gemm(matrix<T>(dy), matrix<T>(detail::as_rows(weight)), output_matrix<R>(grads[0], dy.count, x.size(-1)));
+  }
+  if (needs_weight) {
+    grads[1] = empty(weight.shape(), dtype_of<R>, cpu);
+    detail::gemm(matrix<T>(dy).t(), matrix<T>(detail::as_rows(x)), output_matrix<R>(grads[1], dy.width, x.size(-1)));
+  }
 }
 
 // --- CUDA ---
@@ -127,19 +162,22 @@ struct LinearNode final : Node {
       linear_backward_cuda(g, *x, *weight, grads);
       return grads;
     }
-    dispatch_floating(dy[0].dtype(), "linear", [&]<class T>() {
-      if (needs(0)) {
-        grads[0] = empty(x->shape(), x->dtype(), x->device());
-        detail::gemm(matrix<T>(g), matrix<T>(detail::as_rows(*weight)),
-                     output_matrix<T>(grads[0], g.count, x->size(-1)));
-      }
-      if (needs(1)) {
-        grads[1] = empty(weight->shape(), x->dtype(), x->device());
-        detail::gemm(matrix<T>(g).t(), matrix<T>(detail::as_rows(*x)),
-                     output_matrix<T>(grads[1], g.width, x->size(-1)));
-      }
-      if (needs(2)) grads[2] = detail::column_sums<T>(g);
-    });
+    const Tensor wide_dy = needs(2) || !takes_bf16(x->dtype()) ? detail::in_f32(dy[0]) : Tensor();
+    if (takes_bf16(x->dtype())) {
+      linear_backward<BFloat16>(g, *x, *weight, needs(0), needs(1), grads);
+    } else {
+      const Tensor in = detail::in_f32(*x), w = detail::in_f32(*weight);
+      dispatch_floating(wide_dy.dtype(), "linear", [&]<class T>() {
+        linear_backward<T>(detail::as_rows(wide_dy), in, w, needs(0), needs(1), grads);
+      });
+    }
+    if (needs(2)) {
+      dispatch_floating(wide_dy.dtype(), "linear",
+                        [&]<class T>() { grads[2] = detail::column_sums<T>(detail::as_rows(wide_dy)); });
+    }
+    for (size_t i = 0; i < grads.size(); ++i) {
+      if (grads[i].defined()) grads[i] = detail::rounded_to(grads[i], i == 0 ? x->dtype() : parameters);
+    }
     return grads;
   }
 };
@@ -162,7 +200,7 @@ Tensor detail::linear(const Tensor& x, const Operand& w, const Operand& b) {
   Tensor y = empty(shape, x.dtype(), x.device());
   const Rows rows = detail::as_rows(x), weight_rows = detail::as_rows(weight);
   if (x.is_cuda()) linear_forward_cuda(rows, weight_rows, bias, y);
-  else dispatch_floating(x.dtype(), "linear", [&]<class T>() { linear_forward<T>(rows, weight_rows, bias, y); });
+  else linear_forward_cpu(rows, weight_rows, bias, y);
   if (auto* node = record<LinearNode>(y, {x, w.parameter, b.parameter}, w.parameter.dtype())) {
     node->x = x;
     node->weight = weight;

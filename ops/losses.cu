@@ -3,6 +3,7 @@
 // dx = (sigmoid(x) - t) / n * dy. Keeps x and t. Summed in double.
 #include <numeric>
 
+#include "ops/detail/in_f32.h"
 #include "ops/detail/loss_checks.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
@@ -125,6 +126,10 @@ struct BceWithLogitsNode final : Node {
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target) {
   detail::check_loss_arguments("bce_with_logits", logits, target);
   detail::check_same_device("bce_with_logits", {logits, target});
+  if (detail::needs_f32(logits)) {
+    return detail::in_f32({logits, target}, logits.dtype(),
+                          [](const Tensors& in) { return bce_with_logits(in[0], in[1]); });
+  }
   const Tensor x = detail::dense(logits), t = detail::dense(target);
   Tensor y = empty({}, x.dtype(), x.device());
   if (x.is_cuda()) {

@@ -1,12 +1,13 @@
 // y[..., i, j] = sum_k a[..., i, k] b[..., k, j], leading axes broadcast.
 //
 // da = dy b^T,  db = a^T dy, summed over broadcast axes. Keeps a and b (views: no copies). Accumulates in the dtype of
-// a (on CUDA: in f32 for 16-bit operands).
+// a (in f32 for 16-bit operands).
 #include "core/autograd.h"
 #include "core/strided_loop.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/gemm_cuda.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/matmul.h"
@@ -49,21 +50,23 @@ class Batch {
   Shape batch_, strides_;
 };
 
-/// a [..., M, K] times b [K, N] with row-major a: one product of all rows.
+/// a [..., M, K] times b [K, N] with row-major a: one product of all rows. y is f32 for bf16 operands.
 template <class T>
 void multiply_rows(const Tensor& a, const Tensor& b, const Tensor& y) {
+  using R = detail::ProductOf<T>;
   const int64_t depth = a.size(-1), rows = a.numel() / std::max<int64_t>(1, depth), cols = y.size(-1);
   detail::gemm(Matrix<const T>{a.data<T>(), rows, depth, std::max<int64_t>(1, depth), false}, Batch<T>(b, {})[0],
-               Matrix<T>{y.data<T>(), rows, cols, std::max<int64_t>(1, cols), false});
+               Matrix<R>{y.data<R>(), rows, cols, std::max<int64_t>(1, cols), false});
 }
 
 template <class T>
 void multiply_batches(const Tensor& a, const Tensor& b, const Tensor& y) {
+  using R = detail::ProductOf<T>;
   const Shape batch = batch_shape(y);
   const Batch<T> left(a, batch), right(b, batch);
   const int64_t rows = y.size(-2), cols = y.size(-1), count = batch.numel();
   const auto product = [&](int64_t i) {
-    detail::gemm(left[i], right[i], {y.data<T>() + i * rows * cols, rows, cols, std::max<int64_t>(1, cols), false});
+    detail::gemm(left[i], right[i], {y.data<R>() + i * rows * cols, rows, cols, std::max<int64_t>(1, cols), false});
   };
   // Few matrices leave the threads to the products.
   if (count < num_threads()) {
@@ -164,14 +167,21 @@ Tensor multiply(const Tensor& a, const Tensor& b) {
 #ifdef CAMO_WITH_CUDA
   if (a.is_cuda()) return multiply_cuda(a, b, shape);
 #endif
-  return dispatch_floating(a.dtype(), "matmul", [&]<class T>() {
-    if (a.size(-1) == 0) return zeros(shape, a.dtype(), cpu);
-    Tensor y = empty(shape, a.dtype(), cpu);
+  const auto run = [&]<class T>() {
+    constexpr DType result = dtype_of<detail::ProductOf<T>>;
+    if (a.size(-1) == 0) return zeros(shape, result, cpu);
+    Tensor y = empty(shape, result, cpu);
     if (y.numel() == 0) return y;
     if (b.dims() == 2 && a.dims() > 2 && a.is_contiguous() && a.numel() > 0) multiply_rows<T>(a, b, y);
     else multiply_batches<T>(a, b, y);
     return y;
-  });
+  };
+  if (detail::needs_f32(a)) {
+    const bool takes_bf16 = a.dtype() == bf16 && detail::has_bf16_products();
+    const Tensor y = takes_bf16 ? run.template operator()<BFloat16>() : multiply(detail::in_f32(a), detail::in_f32(b));
+    return detail::rounded_to(y, a.dtype());
+  }
+  return dispatch_floating(a.dtype(), "matmul", run);
 }
 
 Tensor transposed(const Tensor& x) {

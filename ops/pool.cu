@@ -13,6 +13,7 @@
 
 #include "core/autograd.h"
 #include "core/parallel.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/separable.h"
 #include "ops/pool.h"
 #include "ops/shape_ops.h"
@@ -258,6 +259,9 @@ Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
 
 Tensor max_pool2d(const Tensor& x, const Pool2dOptions& options) {
   const Pool2dOptions checked = checked_options(x, options, "max_pool2d");
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [&](const Tensors& in) { return max_pool2d(in[0], options); });
+  }
   const Tensor xc = contiguous(x.detach());
   Shape shape = x.shape();
   for (size_t axis : {0, 1}) {
@@ -284,6 +288,9 @@ Tensor global_avg_pool2d(const Tensor& x) {
         mean_pool("global_avg_pool2d", x, detail::adaptive_taps(x.size(1), 1), detail::adaptive_taps(x.size(2), 1)),
         {x.size(0), x.size(3)});
   }
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [](const Tensors& in) { return global_avg_pool2d(in[0]); });
+  }
   const Tensor xc = contiguous(x.detach());
   const int64_t pixels = x.size(1) * x.size(2);
   const Tensor y = empty({x.size(0), x.size(3)}, x.dtype(), cpu);
@@ -296,6 +303,9 @@ Tensor global_avg_pool2d(const Tensor& x) {
 
 Tensor global_max_pool2d(const Tensor& x) {
   check_not_empty(x, "global_max_pool2d");
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [](const Tensors& in) { return global_max_pool2d(in[0]); });
+  }
   const Tensor xc = contiguous(x.detach());
   const Shape shape{x.size(0), x.size(3)};
   const Tensor y = empty(shape, x.dtype(), x.device()), positions = empty(shape, i64, x.device());

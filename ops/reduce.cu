@@ -12,6 +12,7 @@
 #include "core/autograd.h"
 #include "core/strided_loop.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/reduce_loops.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
@@ -167,6 +168,9 @@ Tensor reduce(const Tensor& x, const Shape& result, const std::array<bool, Shape
     reduce_elements_cuda<Reducer>(y, source, reduced, divisor, op);
     return y;
   }
+  if (detail::needs_f32(x)) {
+    return detail::rounded_to(reduce<Reducer>(detail::in_f32(x), result, reduced, op, divisor), x.dtype());
+  }
   return detail::dispatch_arithmetic(x.dtype(), op, [&]<class T>() -> Tensor {
     const auto [source, y] = prepare();
     reduce_cpu<Reducer<T>, T>(y, detail::Elements<T>{source.template data<T>()}, x.shape(), reduced, {divisor});
@@ -233,10 +237,7 @@ struct ExtremumOverAxesNode final : Node {
   Tensors backward(const Tensors& dy) override {
     const Tensor is_extreme = empty_like(*x);
     if (x->is_cuda()) mark_equal_cuda(is_extreme, *x, with_kept_axes(*y, kept));
-    else
-      dispatch_floating(x->dtype(), name().c_str(), [&]<class T>() {
-        detail::map<T, T>(is_extreme, *x, with_kept_axes(*y, kept), [](T p, T q) { return T(p == q); });
-      });
+    else copy_into(is_extreme, equal(*x, with_kept_axes(*y, kept)));
     const Tensor share = div(with_kept_axes(dy[0], kept), sum_to(is_extreme, kept));
     return {mul(is_extreme, share)};
   }
@@ -290,7 +291,7 @@ Tensor sum(const Tensor& x, const Shape& axes, bool keep_dims) {
 Tensor mean(const Tensor& x, const Shape& axes, bool keep_dims) {
   const Axes over(x, axes, keep_dims, "mean");
   over.check_not_empty(x, "mean");
-  detail::check_computes(x, "mean");
+  if (!detail::needs_f32(x)) detail::check_computes(x, "mean");
   const Tensor y = reduce<detail::SumReducer>(x, over.result, over.reduced, "mean", static_cast<double>(over.count));
   record<MeanNode>(y, {x}, over.kept, x.shape(), over.count);
   return y;
@@ -306,6 +307,9 @@ Tensor min(const Tensor& x, const Shape& axes, bool keep_dims) {
 
 Tensor norm(const Tensor& x, const Shape& axes, bool keep_dims) {
   const Axes over(x, axes, keep_dims, "norm");
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [&](const Tensors& in) { return norm(in[0], axes, keep_dims); });
+  }
   detail::check_computes(x, "norm");
   const Tensor source = row_major(x);
   const Tensor y = empty(over.result, x.dtype(), x.device());
@@ -337,6 +341,7 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 
 Tensor detail::sum_product_to(const Tensor& a, const Tensor& b, const Shape& shape) {
   const NoGrad no_grad;
+  if (needs_f32(a)) return rounded_to(sum_product_to(in_f32(a), in_f32(b), shape), a.dtype());
   if (a.shape() == shape || a.shape() != b.shape() || !a.is_contiguous() || !b.is_contiguous()) {
     return sum_to(mul(a, b), shape);
   }

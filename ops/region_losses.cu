@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "ops/detail/gaussian_blur.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/loss_checks.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
@@ -234,6 +235,10 @@ Tensor region_loss(const char* op, const Tensor& logits, const Tensor& target, d
   detail::check_same_device(op, {logits, target});
   CAMO_CHECK(logits.size(0) <= 65535 || !logits.is_cuda(), op, ": at most 65535 images on CUDA; got logits ",
              logits.shape());
+  if (detail::needs_f32(logits)) {
+    return detail::in_f32({logits, target}, logits.dtype(),
+                          [&](const Tensors& in) { return region_loss(op, in[0], in[1], smooth, kind); });
+  }
   const Tensor x = detail::dense(logits), t = detail::dense(target);
   Tensor y = empty({}, x.dtype(), x.device());
   const Tensor weights = empty({x.size(0), 2}, f64, x.device());

@@ -1,10 +1,10 @@
 // y = x + branch * gamma, gamma one number a channel (LayerScale, arXiv:2103.17239).   x, branch, y [M, C], gamma [C]
 //
-// dx = dy, dbranch = dy * gamma, dgamma = sum over rows of dy * branch. Keeps branch and gamma. On CUDA one pass
-// forward and one backward; x and branch may differ in dtype there, gamma may be f32 beside a 16-bit branch, and sums
-// are in f32.
+// dx = dy, dbranch = dy * gamma, dgamma = sum over rows of dy * branch. Keeps branch and gamma. x and branch may differ
+// in dtype, gamma may be f32 beside a 16-bit branch, and sums are in f32. On CUDA one pass forward and one backward.
 #include "core/autograd.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/elementwise.h"
@@ -193,8 +193,6 @@ struct ScaledResidualNode final : Node {
   }
 };
 
-bool is_16_bit(DType dtype) { return dtype == f16 || dtype == bf16; }
-
 }  // namespace
 
 Tensor scaled_residual(const Tensor& x, const Tensor& branch, const Tensor& gamma) {
@@ -203,14 +201,19 @@ Tensor scaled_residual(const Tensor& x, const Tensor& branch, const Tensor& gamm
   CAMO_CHECK(gamma.shape() == Shape{x.size(-1)}, "scaled_residual: gamma must be ", Shape{x.size(-1)},
              ", the last dimension of x; got gamma ", gamma.shape(), ", x ", x.shape());
   detail::check_same_device("scaled_residual", {x, branch, gamma});
-  detail::check_computes(x, "scaled_residual");
+  CAMO_CHECK(is_floating(x.dtype()), "scaled_residual: computes in floating dtypes; got ", x.dtype());
   DType result = x.dtype();
   for (const Tensor* operand : {&branch, &gamma}) {
     const DType dtype = operand->dtype();
-    const bool mixes = x.is_cuda() && ((is_16_bit(result) && dtype == f32) || (result == f32 && is_16_bit(dtype)));
-    CAMO_CHECK(dtype == result || mixes, "scaled_residual: operands must have one dtype, or on CUDA f32 beside a ",
-               "16-bit one; got x ", x.dtype(), ", branch ", branch.dtype(), ", gamma ", gamma.dtype());
+    const bool mixes = (detail::is_16_bit(result) && dtype == f32) || (result == f32 && detail::is_16_bit(dtype));
+    CAMO_CHECK(dtype == result || mixes,
+               "scaled_residual: operands must have one dtype, or f32 beside a 16-bit one; got x ", x.dtype(),
+               ", branch ", branch.dtype(), ", gamma ", gamma.dtype());
     if (mixes) result = f32;
+  }
+  if (detail::needs_f32(x) || detail::needs_f32(branch) || detail::needs_f32(gamma)) {
+    return detail::in_f32({x, branch, gamma}, result,
+                          [](const Tensors& in) { return scaled_residual(in[0], in[1], in[2]); });
   }
   const Tensor y = empty(x.shape(), result, x.device());
   if (x.is_cuda()) {

@@ -6,6 +6,7 @@
 // m plus the turned Sobel y of dy * gy / m. Keeps x and m.
 #include <cmath>
 
+#include "ops/detail/in_f32.h"
 #include "ops/detail/loss_checks.h"
 #include "ops/detail/row_filter.h"
 #include "ops/detail/rows.h"
@@ -246,6 +247,7 @@ Tensor filtered(const char* op, const Tensor& x, const Taps& taps) {
     filter_cuda(op, in, taps, y);
     return y;
   }
+  if (detail::needs_f32(x)) return detail::rounded_to(filtered(op, detail::in_f32(in), taps), x.dtype());
   Tensor y = zeros(x.shape(), x.dtype(), cpu);
   dispatch_floating(x.dtype(), op, [&]<class T>() {
     for_each_row(in, [&](int64_t row, int64_t offset) {
@@ -332,6 +334,9 @@ Tensor laplacian(const Tensor& x) { return filter("laplacian", x, kLaplacian); }
 Tensor edge_magnitude(const Tensor& x, double eps) {
   detail::check_map("edge_magnitude", x);
   CAMO_CHECK(eps > 0, "edge_magnitude: eps must be positive; got ", eps);
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [eps](const Tensors& in) { return edge_magnitude(in[0], eps); });
+  }
   const Tensor in = detail::dense(x);
   Tensor m = empty(x.shape(), x.dtype(), x.device());
   if (x.is_cuda()) edge_magnitude_cuda(in, eps, m);

@@ -2,11 +2,12 @@
 // s = sum exp(x - m). A row of -infinity gives zeros in softmax.
 //
 // softmax: dx = y * (dy - sum(dy * y));  log_softmax: dx = dy - exp(y) * sum(dy). Both keep y. Sums in the dtype of x
-// (f32 for 16-bit x on CUDA).
+// (f32 for 16-bit x).
 #include <cmath>
 #include <limits>
 
 #include "core/autograd.h"
+#include "ops/detail/in_f32.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/softmax_cuda.h"
 #include "ops/detail/vector_math.h"
@@ -145,6 +146,9 @@ template <bool is_log>
 Tensor softmax_along(const Tensor& x, int axis) {
   const char* op = is_log ? "log_softmax" : "softmax";
   axis = normalize_axis(axis, x.dims(), op);
+  if (detail::needs_f32(x)) {
+    return detail::in_f32({x}, x.dtype(), [axis](const Tensors& in) { return softmax_along<is_log>(in[0], axis); });
+  }
   Tensor y = empty(x.shape(), x.dtype(), x.device());
   if (x.is_cuda()) {
     detail::softmax_forward_cuda(detail::as_slabs(x, axis), y, is_log);

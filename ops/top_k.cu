@@ -8,6 +8,7 @@
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/detail/elementwise.h"
+#include "ops/detail/in_f32.h"
 #include "ops/shape_ops.h"
 #ifdef __CUDACC__
 #include "core/cuda/packs.cuh"
@@ -104,6 +105,15 @@ TopK top_k(const Tensor& x, int64_t k) {
   CAMO_CHECK(x.dims() >= 1, "top_k: x must have an axis; got ", x.shape());
   const int64_t extent = x.shape().back();
   CAMO_CHECK(0 <= k && k <= extent, "top_k: k must lie within the last extent of x; got k ", k, ", x ", x.shape());
+  if (detail::needs_f32(x)) {
+    Tensor indices;
+    const Tensor values = detail::in_f32({x}, x.dtype(), [&](const Tensors& in) {
+      const TopK wide = top_k(in[0], k);
+      indices = wide.indices;
+      return wide.values;
+    });
+    return {values, indices};
+  }
   detail::check_computes(x, "top_k");
   const Tensor source = x.is_contiguous() ? x : clone(x);
   Shape shape = x.shape();

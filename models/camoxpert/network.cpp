@@ -70,7 +70,7 @@ std::array<Tensor, 4> CamoXpert::features(const Tensor& x) const {
   CAMO_CHECK(x.size(1) >= 32 && x.size(2) >= 32, "camoxpert: height and width must be at least 32; got ", x.shape(),
              "; resize the picture");
   std::array<Tensor, 4> maps = backbone_(x);
-  if (autocast_dtype() != f32 && x.is_cuda()) {  // the residual stream is wide; nothing behind it scales layers down
+  if (autocast_dtype() != f32) {  // the residual stream is wide; nothing behind it scales layers down
     for (Tensor& map : maps) map = camo::to(map, autocast_dtype());
   }
   return maps;

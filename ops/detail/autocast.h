@@ -5,14 +5,14 @@
 
 namespace camo::detail {
 
-/// x as an operand of a product: of the scope's dtype where a scope is active and x is f32 or 16-bit on CUDA, else x.
+/// x as an operand of a product: of the scope's dtype where a scope is active and x is f32 or 16-bit, else x.
 Tensor autocast_operand(const Tensor& x);
 
 /// The same for weights and biases, outside of any graph: the product ties its result to the parameter itself, whose
 /// gradient it computes in the parameter's own dtype. Kept from call to call while the parameter does not change.
 Tensor autocast_parameter(const Tensor& parameter);
 
-/// The dtype of layer_norm(x): of the scope for f32 x on CUDA, else that of x.
+/// The dtype of layer_norm(x): of the scope for f32 x, else that of x.
 DType autocast_result(const Tensor& x);
 
 /// Whether an operation may take these two although their dtypes differ: a scope is active and takes both.

@@ -43,29 +43,29 @@ struct Start {
   }
 };
 
-template <class T>
-void tiny_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
+template <class T, class R>
+void tiny_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<R>& c, bool accumulate) {
   const int64_t a_row = a.transposed ? 1 : a.ld, a_col = a.transposed ? a.ld : 1;
   const int64_t b_row = b.transposed ? 1 : b.ld, b_col = b.transposed ? b.ld : 1;
   for (int64_t i = 0; i < c.rows; ++i) {
-    T* out = c.data + i * c.ld;
-    if (!accumulate) std::fill(out, out + c.cols, T(0));
+    R* out = c.data + i * c.ld;
+    if (!accumulate) std::fill(out, out + c.cols, R(0));
     for (int64_t k = 0; k < a.cols; ++k) {
-      const T value = a.data[i * a_row + k * a_col];
-      for (int64_t j = 0; j < c.cols; ++j) out[j] += value * b.data[k * b_row + j * b_col];
+      const R value = static_cast<R>(a.data[i * a_row + k * a_col]);
+      for (int64_t j = 0; j < c.cols; ++j) out[j] += value * static_cast<R>(b.data[k * b_row + j * b_col]);
     }
   }
 }
 
-template <class T>
-void serial_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate) {
+template <class T, class R>
+void serial_product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<R>& c, bool accumulate) {
   const OneThread guard;
 #ifdef CAMO_WITH_ONEDNN
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<R, float>) {
     if (cpu_kernels() == CpuKernels::fast) return gemm_onednn(a, b, c, accumulate);
   }
 #endif
-  gemm_eigen<T>(a, b, c, accumulate);
+  if constexpr (std::is_same_v<T, R>) gemm_eigen<T>(a, b, c, accumulate);
 }
 
 int64_t tasks_for(double flops, int64_t most) {
@@ -74,24 +74,24 @@ int64_t tasks_for(double flops, int64_t most) {
 }
 
 /// Parts along K in buffers of their own, added in order: for gradients of weights, small but summed over many rows.
-template <class T>
-void product_cut_along_depth(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c,
-                             const Start<T>& start, int64_t parts) {
+template <class T, class R>
+void product_cut_along_depth(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<R>& c,
+                             const Start<R>& start, int64_t parts) {
   const int64_t depth = a.cols, size = c.rows * c.cols;
-  std::vector<T> buffer(static_cast<size_t>(parts * size));
+  std::vector<R> buffer(static_cast<size_t>(parts * size));
   parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t first = depth * part / parts, count = depth * (part + 1) / parts - first;
-      serial_product<T>(a.block(0, first, a.rows, count), b.block(first, 0, count, b.cols),
-                        {buffer.data() + part * size, c.rows, c.cols, c.cols, false}, false);
+      const Matrix<R> sum{buffer.data() + part * size, c.rows, c.cols, c.cols, false};
+      serial_product(a.block(0, first, a.rows, count), b.block(first, 0, count, b.cols), sum, false);
     }
   });
   parallel_for(c.rows, std::max<int64_t>(1, 65536 / (c.cols * parts)), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      T* out = c.data + i * c.ld;
-      if (!start.prepare(c.block(i, 0, 1, c.cols), 0)) std::fill(out, out + c.cols, T(0));
+      R* out = c.data + i * c.ld;
+      if (!start.prepare(c.block(i, 0, 1, c.cols), 0)) std::fill(out, out + c.cols, R(0));
       for (int64_t part = 0; part < parts; ++part) {
-        const T* in = buffer.data() + part * size + i * c.cols;
+        const R* in = buffer.data() + part * size + i * c.cols;
         for (int64_t j = 0; j < c.cols; ++j) out[j] += in[j];
       }
     }
@@ -104,9 +104,9 @@ int64_t block_extent(int64_t extent, int64_t parts, int64_t multiple) {
 }
 
 /// Blocks of c. Each packs its rows of a and columns of b anew, which bounds how many there should be.
-template <class T>
-void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c,
-                           const Start<T>& start, int64_t tasks) {
+template <class T, class R>
+void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<R>& c,
+                           const Start<R>& start, int64_t tasks) {
   const auto packed = [&](int64_t down, int64_t across) { return down * c.cols + across * c.rows; };
   const int64_t limit = std::max(c.rows * c.cols / kPackedPerProduct, (c.rows + c.cols) * 3 / 2);
   int64_t down = 1, across = 1;
@@ -122,15 +122,15 @@ void product_cut_in_blocks(const Matrix<const T>& a, const Matrix<const T>& b, c
     for (int64_t block = begin; block < end; ++block) {
       const int64_t row = block / blocks_across * height, col = block % blocks_across * width;
       const int64_t rows = std::min(height, c.rows - row), cols = std::min(width, c.cols - col);
-      const Matrix<T> target = c.block(row, col, rows, cols);
+      const Matrix<R> target = c.block(row, col, rows, cols);
       const bool add = start.prepare(target, col);
-      serial_product<T>(a.block(row, 0, rows, a.cols), b.block(0, col, b.rows, cols), target, add);
+      serial_product(a.block(row, 0, rows, a.cols), b.block(0, col, b.rows, cols), target, add);
     }
   });
 }
 
-template <class T>
-void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, const Start<T>& start) {
+template <class T, class R>
+void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<R>& c, const Start<R>& start) {
   CAMO_ASSERT(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows && !c.transposed);
   if (c.rows == 0 || c.cols == 0) return;
   const double flops = 2.0 * static_cast<double>(c.rows) * static_cast<double>(c.cols) * static_cast<double>(a.cols);
@@ -145,19 +145,32 @@ void product(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>
 
 }  // namespace
 
+#ifndef CAMO_WITH_ONEDNN
+bool has_bf16_products() { return false; }
+#endif
+
 void gemm(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate) {
-  product<float>(a, b, c, {accumulate});
+  product(a, b, c, Start<float>{accumulate});
 }
 void gemm(const Matrix<const double>& a, const Matrix<const double>& b, const Matrix<double>& c, bool accumulate) {
-  product<double>(a, b, c, {accumulate});
+  product(a, b, c, Start<double>{accumulate});
 }
 void gemm_plus_row(const Matrix<const float>& a, const Matrix<const float>& b, const float* row,
                    const Matrix<float>& c) {
-  product<float>(a, b, c, {false, row});
+  product(a, b, c, Start<float>{false, row});
 }
 void gemm_plus_row(const Matrix<const double>& a, const Matrix<const double>& b, const double* row,
                    const Matrix<double>& c) {
-  product<double>(a, b, c, {false, row});
+  product(a, b, c, Start<double>{false, row});
+}
+void gemm(const Matrix<const BFloat16>& a, const Matrix<const BFloat16>& b, const Matrix<float>& c, bool accumulate) {
+  CAMO_ASSERT(has_bf16_products());
+  product(a, b, c, Start<float>{accumulate});
+}
+void gemm_plus_row(const Matrix<const BFloat16>& a, const Matrix<const BFloat16>& b, const float* row,
+                   const Matrix<float>& c) {
+  CAMO_ASSERT(has_bf16_products());
+  product(a, b, c, Start<float>{false, row});
 }
 
 }  // namespace camo::detail

@@ -1,10 +1,13 @@
-// Products of matrices in CPU memory, for f32 and f64.
+// Products of matrices in CPU memory, for f32 and f64, and of bf16 matrices where the processor has instructions for
+// them, with sums and results in f32.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <type_traits>
+
+#include "core/half.h"
 
 namespace camo::detail {
 
@@ -51,15 +54,29 @@ std::optional<Matrix<T>> strided_matrix(T* data, int64_t rows, int64_t cols, int
 void gemm(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate = false);
 void gemm(const Matrix<const double>& a, const Matrix<const double>& b, const Matrix<double>& c,
           bool accumulate = false);
+void gemm(const Matrix<const BFloat16>& a, const Matrix<const BFloat16>& b, const Matrix<float>& c,
+          bool accumulate = false);
 /// c = a b + row, the row (c.cols elements) being added to every row of the product.
 void gemm_plus_row(const Matrix<const float>& a, const Matrix<const float>& b, const float* row,
                    const Matrix<float>& c);
 void gemm_plus_row(const Matrix<const double>& a, const Matrix<const double>& b, const double* row,
                    const Matrix<double>& c);
+void gemm_plus_row(const Matrix<const BFloat16>& a, const Matrix<const BFloat16>& b, const float* row,
+                   const Matrix<float>& c);
+
+/// Whether products of bf16 are computed as such here: fast kernels (ops/cpu_kernels.h), oneDNN, and a processor with
+/// AVX512-BF16.
+bool has_bf16_products();
+
+/// What products of T are summed in and give.
+template <class T>
+using ProductOf = std::conditional_t<std::is_same_v<T, BFloat16>, float, T>;
 
 /// One-thread products of the libraries behind gemm().
 template <class T>
 void gemm_eigen(const Matrix<const T>& a, const Matrix<const T>& b, const Matrix<T>& c, bool accumulate);
 void gemm_onednn(const Matrix<const float>& a, const Matrix<const float>& b, const Matrix<float>& c, bool accumulate);
+void gemm_onednn(const Matrix<const BFloat16>& a, const Matrix<const BFloat16>& b, const Matrix<float>& c,
+                 bool accumulate);
 
 }  // namespace camo::detail

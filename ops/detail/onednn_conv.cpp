@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "core/half.h"
 #include "core/parallel.h"
 
 namespace camo::onednn {
@@ -24,13 +25,14 @@ struct Key {
   ConvProblem problem;
   Kind kind;
   bool bias;
+  bool bf16;
   friend bool operator==(const Key&, const Key&) = default;
 };
 
 struct KeyHash {
   size_t operator()(const Key& key) const {
     const ConvProblem& p = key.problem;
-    size_t hash = static_cast<size_t>(key.kind) * 2 + static_cast<size_t>(key.bias);
+    size_t hash = static_cast<size_t>(key.kind) * 4 + static_cast<size_t>(key.bias) * 2 + static_cast<size_t>(key.bf16);
     for (int64_t value : {p.n, p.h, p.w, p.c, p.o, p.kh, p.kw, p.oh, p.ow, p.stride_h, p.stride_w, p.padding_h,
                           p.padding_w, p.dilation_h, p.dilation_w, p.groups}) {
       hash = (hash ^ static_cast<size_t>(value)) * 0x9E3779B97F4A7C15u;
@@ -84,7 +86,8 @@ class Workspace {
 
 Plan make_plan(const Key& key) {
   const ConvProblem& p = key.problem;
-  const auto f32 = memory::data_type::f32;
+  const auto f32 = memory::data_type::f32, maps = key.bf16 ? memory::data_type::bf16 : f32;
+  const auto weights = key.kind == Kind::backward_weight ? f32 : maps;
   const auto any = memory::format_tag::any;
   const int64_t inputs = p.inputs_per_group();
   const int64_t step = p.kh * p.kw * inputs;  // elements of one output channel's weight
@@ -94,11 +97,11 @@ Plan make_plan(const Key& key) {
                                            : memory::dims{p.outputs_per_group() * step, step, 1, p.kw * inputs, inputs};
 
   Plan plan;
-  plan.map = memory::desc({p.n, p.c, p.h, p.w}, f32, memory::format_tag::nhwc);
-  plan.result_map = memory::desc({p.n, p.o, p.oh, p.ow}, f32, memory::format_tag::nhwc);
-  plan.plain_weight = memory::desc(shape, f32, steps);
-  plan.bias = key.bias ? memory::desc({p.o}, f32, memory::format_tag::a) : memory::desc();
-  const memory::desc any_weight(shape, f32, any);
+  plan.map = memory::desc({p.n, p.c, p.h, p.w}, maps, memory::format_tag::nhwc);
+  plan.result_map = memory::desc({p.n, p.o, p.oh, p.ow}, maps, memory::format_tag::nhwc);
+  plan.plain_weight = memory::desc(shape, weights, steps);
+  plan.bias = key.bias ? memory::desc({p.o}, weights, memory::format_tag::a) : memory::desc();
+  const memory::desc any_weight(shape, maps, any), any_weight_gradient(shape, weights, any);
   const memory::dims strides{p.stride_h, p.stride_w}, dilations{p.dilation_h - 1, p.dilation_w - 1};
   const memory::dims padding{p.padding_h, p.padding_w};
   const auto direct = dnnl::algorithm::convolution_direct;
@@ -128,10 +131,10 @@ Plan make_plan(const Key& key) {
   } else {
     using BackwardWeight = dnnl::convolution_backward_weights;
     const BackwardWeight::primitive_desc description(
-        key.bias
-            ? BackwardWeight::desc(direct, plan.map, any_weight, plan.bias, plan.result_map, strides, dilations,
-                                   padding, padding)
-            : BackwardWeight::desc(direct, plan.map, any_weight, plan.result_map, strides, dilations, padding, padding),
+        key.bias ? BackwardWeight::desc(direct, plan.map, any_weight_gradient, plan.bias, plan.result_map, strides,
+                                        dilations, padding, padding)
+                 : BackwardWeight::desc(direct, plan.map, any_weight_gradient, plan.result_map, strides, dilations,
+                                        padding, padding),
         attributes, engine(), forward);
     finish(description, BackwardWeight(description), description.diff_weights_desc());
   }
@@ -171,9 +174,10 @@ class PlanCache {
   std::unordered_map<Key, std::list<Entry>::iterator, KeyHash> index_;
 };
 
+template <class T>
 std::shared_ptr<const Plan> plan_for(const ConvProblem& problem, Kind kind, bool bias) {
   static PlanCache cache;
-  return cache.find_or_make({problem, kind, bias});
+  return cache.find_or_make({problem, kind, bias, std::is_same_v<T, BFloat16>});
 }
 
 memory wrap(const memory::desc& description, const void* data) {
@@ -191,7 +195,7 @@ memory scratchpad(const Plan& plan) {
 }
 
 // Our weight in the layout of the plan.
-memory prepared_weight(const Plan& plan, const float* weight) {
+memory prepared_weight(const Plan& plan, const void* weight) {
   if (!plan.needs_reorder) return wrap(plan.weight, weight);
   memory prepared = wrap(plan.weight, weight_buffer(plan));
   memory source = wrap(plan.plain_weight, weight);
@@ -218,14 +222,15 @@ ConvProblem turned(const ConvProblem& p) {
 }
 
 // [o, kh, kw, c] -> [c, kh, kw, o], turned by 180 degrees.
-const float* turned_weight(const ConvProblem& p, const float* weight) {
+template <class T>
+const T* turned_weight(const ConvProblem& p, const T* weight) {
   thread_local Workspace workspace;
-  auto* result = static_cast<float*>(workspace.at_least(sizeof(float) * static_cast<size_t>(p.weight_size())));
+  auto* result = static_cast<T*>(workspace.at_least(sizeof(T) * static_cast<size_t>(p.weight_size())));
   const int64_t taps = p.kh * p.kw;
   parallel_for(p.c, 1 + 16384 / (taps * p.o), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       for (int64_t tap = 0; tap < taps; ++tap) {
-        float* to = result + (c * taps + taps - 1 - tap) * p.o;
+        T* to = result + (c * taps + taps - 1 - tap) * p.o;
         for (int64_t o = 0; o < p.o; ++o) to[o] = weight[(o * taps + tap) * p.c + c];
       }
     }
@@ -235,8 +240,9 @@ const float* turned_weight(const ConvProblem& p, const float* weight) {
 
 }  // namespace
 
-void conv_forward(const ConvProblem& problem, const float* x, const float* weight, const float* bias, float* y) {
-  const auto plan = plan_for(problem, Kind::forward, bias != nullptr);
+template <class T>
+void conv_forward(const ConvProblem& problem, const T* x, const T* weight, const T* bias, T* y) {
+  const auto plan = plan_for<T>(problem, Kind::forward, bias != nullptr);
   std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, wrap(plan->map, x)},
                                             {DNNL_ARG_WEIGHTS, prepared_weight(*plan, weight)},
                                             {DNNL_ARG_DST, wrap(plan->result_map, y)},
@@ -246,11 +252,12 @@ void conv_forward(const ConvProblem& problem, const float* x, const float* weigh
   stream().wait();
 }
 
-void conv_backward_data(const ConvProblem& problem, const float* dy, const float* weight, float* dx) {
+template <class T>
+void conv_backward_data(const ConvProblem& problem, const T* dy, const T* weight, T* dx) {
   if (is_faster_as_forward(problem)) {
-    return conv_forward(turned(problem), dy, turned_weight(problem, weight), nullptr, dx);
+    return conv_forward<T>(turned(problem), dy, turned_weight(problem, weight), nullptr, dx);
   }
-  const auto plan = plan_for(problem, Kind::backward_data, false);
+  const auto plan = plan_for<T>(problem, Kind::backward_data, false);
   plan->conv.execute(stream(), {{DNNL_ARG_DIFF_DST, wrap(plan->result_map, dy)},
                                 {DNNL_ARG_WEIGHTS, prepared_weight(*plan, weight)},
                                 {DNNL_ARG_DIFF_SRC, wrap(plan->map, dx)},
@@ -258,8 +265,9 @@ void conv_backward_data(const ConvProblem& problem, const float* dy, const float
   stream().wait();
 }
 
-void conv_backward_weight(const ConvProblem& problem, const float* x, const float* dy, float* dweight, float* dbias) {
-  const auto plan = plan_for(problem, Kind::backward_weight, dbias != nullptr);
+template <class T>
+void conv_backward_weight(const ConvProblem& problem, const T* x, const T* dy, float* dweight, float* dbias) {
+  const auto plan = plan_for<T>(problem, Kind::backward_weight, dbias != nullptr);
   memory result = wrap(plan->weight, plan->needs_reorder ? weight_buffer(*plan) : dweight);
   std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, wrap(plan->map, x)},
                                             {DNNL_ARG_DIFF_DST, wrap(plan->result_map, dy)},
@@ -273,6 +281,13 @@ void conv_backward_weight(const ConvProblem& problem, const float* x, const floa
   }
   stream().wait();
 }
+
+template void conv_forward(const ConvProblem&, const float*, const float*, const float*, float*);
+template void conv_forward(const ConvProblem&, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
+template void conv_backward_data(const ConvProblem&, const float*, const float*, float*);
+template void conv_backward_data(const ConvProblem&, const BFloat16*, const BFloat16*, BFloat16*);
+template void conv_backward_weight(const ConvProblem&, const float*, const float*, float*, float*);
+template void conv_backward_weight(const ConvProblem&, const BFloat16*, const BFloat16*, float*, float*);
 
 }  // namespace camo::onednn
 

@@ -1,4 +1,5 @@
-// f32 convolutions of oneDNN. Without the library (CAMO_WITH_ONEDNN) these are absent.
+// Convolutions of oneDNN in f32, and in bf16 with sums in f32 (detail::has_bf16_products()). Without the library
+// (CAMO_WITH_ONEDNN) these are absent.
 #pragma once
 
 #ifdef CAMO_WITH_ONEDNN
@@ -10,9 +11,13 @@ namespace camo::onednn {
 using detail::ConvProblem;
 
 // All tensors are contiguous: maps [N, H, W, C], weights [O, KH, KW, C / groups]. `bias` and `dbias` may be null.
-void conv_forward(const ConvProblem& problem, const float* x, const float* weight, const float* bias, float* y);
-void conv_backward_data(const ConvProblem& problem, const float* dy, const float* weight, float* dx);
-void conv_backward_weight(const ConvProblem& problem, const float* x, const float* dy, float* dweight, float* dbias);
+// T is float or BFloat16.
+template <class T>
+void conv_forward(const ConvProblem& problem, const T* x, const T* weight, const T* bias, T* y);
+template <class T>
+void conv_backward_data(const ConvProblem& problem, const T* dy, const T* weight, T* dx);
+template <class T>
+void conv_backward_weight(const ConvProblem& problem, const T* x, const T* dy, float* dweight, float* dbias);
 
 }  // namespace camo::onednn
 

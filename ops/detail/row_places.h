@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/parallel.h"
+#include "ops/detail/in_f32.h"
 #include "ops/expert_rows.h"
 #ifdef __CUDACC__
 #include "core/cuda/kernels.cuh"
@@ -154,6 +155,12 @@ inline void sum_rows(const Tensor& y, const Tensors& parts, const std::vector<Ro
 #ifdef __CUDACC__
     cuda::dispatch_floating(y.dtype(), op, [&]<class T>() { sum_rows_cuda<T>(y, parts, places, weights); });
 #endif
+  } else if (needs_f32(y)) {
+    Tensors wide;
+    for (const Tensor& part : parts) wide.push_back(part.defined() ? in_f32(part) : part);
+    const Tensor sum = empty(y.shape(), f32, cpu);
+    sum_rows(sum, wide, places, weights.defined() ? in_f32(weights) : weights, op);
+    copy_into(y, sum);
   } else {
     dispatch_floating(y.dtype(), op, [&]<class T>() { sum_rows_cpu<T>(y, parts, places, weights); });
   }

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/parallel.h"
+#include "ops/detail/in_f32.h"
 #ifdef CAMO_WITH_CUDA
 #include "ops/cuda/separable.h"
 #endif
@@ -185,6 +186,7 @@ Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& colu
 #ifdef CAMO_WITH_CUDA
   if (x.is_cuda()) return cuda::separable_map(x, rows, columns, op);
 #endif
+  if (needs_f32(x)) return rounded_to(separable_map(in_f32(x), rows, columns, op), x.dtype());
   const int64_t images = x.size(0), channels = x.size(3);
   Tensor y = empty({images, rows.outputs(), columns.outputs(), channels}, x.dtype(), cpu);
   dispatch_floating(x.dtype(), op, [&]<class T>() {

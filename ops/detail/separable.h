@@ -32,7 +32,7 @@ AxisTaps pool_taps(int64_t inputs, int64_t kernel, int64_t stride, int64_t paddi
 /// Means of the windows floor(i * inputs / outputs) .. ceil((i + 1) * inputs / outputs).
 AxisTaps adaptive_taps(int64_t inputs, int64_t outputs);
 
-/// x [N, H, W, C] (contiguous; f32 or f64, on CUDA f16 and bf16 too) -> [N, rows.outputs(), columns.outputs(), C]. `op`
+/// x [N, H, W, C] (contiguous and floating) -> [N, rows.outputs(), columns.outputs(), C]. `op`
 /// names the caller in errors.
 Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op);
 

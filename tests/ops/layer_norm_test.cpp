@@ -45,7 +45,7 @@ TEST(LayerNorm, Errors) {
                "layer_norm: x, weight and bias must have one dtype");
   EXPECT_ERROR(layer_norm(x, zeros({96}), zeros({96}), -1), "layer_norm: eps must not be negative; got -1");
   EXPECT_ERROR(layer_norm(zeros({}), zeros({1}), zeros({1}), 1e-6), "layer_norm: x needs a dimension");
-  EXPECT_ERROR(layer_norm(zeros({2, 3}, f16, cpu), zeros({3}, f16, cpu), zeros({3}, f16, cpu), 1e-6),
+  EXPECT_ERROR(layer_norm(zeros({2, 3}, i64, cpu), zeros({3}, i64, cpu), zeros({3}, i64, cpu), 1e-6),
                "layer_norm: computes in f32");
 }
 

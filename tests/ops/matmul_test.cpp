@@ -141,7 +141,7 @@ TEST(Linear, Errors) {
   EXPECT_ERROR(linear(zeros({2, 3}), zeros({5, 3}, f64)),
                "linear: x, weight and bias must have one dtype; got x f32, weight f64");
   EXPECT_ERROR(linear(zeros({2, 3}), zeros({5, 3}), zeros({5}, f64)), "got x f32, weight f32, bias f64");
-  EXPECT_ERROR(linear(zeros({2, 3}, f16, cpu), zeros({5, 3}, f16, cpu)), "linear: computes in f32 or f64");
+  EXPECT_ERROR(linear(zeros({2, 3}, i64, cpu), zeros({5, 3}, i64, cpu)), "linear: computes in f32 or f64");
 }
 
 }  // namespace

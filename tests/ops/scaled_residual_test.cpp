@@ -30,9 +30,10 @@ TEST(ScaledResidual, Errors) {
                "scaled_residual: x and branch must have one shape; got x [2, 3], branch [3]");
   EXPECT_ERROR(scaled_residual(zeros({2, 3}), zeros({2, 3}), zeros({2})),
                "scaled_residual: gamma must be [3], the last dimension of x; got gamma [2], x [2, 3]");
-  EXPECT_ERROR(
-      scaled_residual(zeros({2, 3}), zeros({2, 3}, f64), zeros({3})),
-      "scaled_residual: operands must have one dtype, or on CUDA f32 beside a 16-bit one; got x f32, branch f64");
+  EXPECT_ERROR(scaled_residual(zeros({2, 3}), zeros({2, 3}, f64), zeros({3})),
+               "scaled_residual: operands must have one dtype, or f32 beside a 16-bit one; got x f32, branch f64");
+  EXPECT_ERROR(scaled_residual(zeros({2, 3}, i64), zeros({2, 3}, i64), zeros({3}, i64)),
+               "scaled_residual: computes in floating dtypes; got i64");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Every registered gradient case on CUDA against the CPU in f64: values and gradients, in f32, f16 and bf16.
+// Every registered gradient case on the device under test against the CPU in f64: values and gradients, in f32, f16 and
+// bf16.
 //
 // All runs see the same inputs and output gradients, rounded to the precision under test. In f32 the error may be twice
 // that of the CPU in f32, plus some units in the last place of the largest value. In 16 bits, where sums are in f32 but
@@ -102,20 +103,18 @@ double scale_of(const std::vector<double>& values) {
   return scale;
 }
 
-class DeviceAgreement : public ::testing::TestWithParam<size_t> {
+class DtypeAgreement : public ::testing::TestWithParam<size_t> {
  protected:
-  void SetUp() override {
-    if (cuda_device_count() == 0) GTEST_SKIP() << "no GPU: " << why_no_cuda();
-  }
+  DtypeAgreement() : device_(default_device()) {}
   const GradientCase& entry() const { return cases()[GetParam()]; }
 
   void expect_within_roundings(DType dtype, double rounding) const {
     const Results exact = run(entry(), dtype, f64, cpu);
     std::optional<Results> got;
     try {
-      got = run(entry(), dtype, dtype, Device::cuda());
+      got = run(entry(), dtype, dtype, device_);
     } catch (const Error& error) {
-      if (std::string(error.what()).find("computes in") == std::string::npos) throw;
+      if (device_.is_cpu() || std::string(error.what()).find("computes in") == std::string::npos) throw;
       GTEST_SKIP() << error.what();  // an operation that refuses 16-bit tensors
     }
     ASSERT_EQ(got->size(), exact.size());
@@ -123,11 +122,13 @@ class DeviceAgreement : public ::testing::TestWithParam<size_t> {
       EXPECT_LE(largest_error((*got)[i], exact[i]), kRoundings * rounding * scale_of(exact[i])) << "result " << i;
     }
   }
+
+  const Device device_;
 };
 
-TEST_P(DeviceAgreement, SinglePrecision) {
+TEST_P(DtypeAgreement, SinglePrecision) {
   const Results exact = run(entry(), f32, f64, cpu), plain = run(entry(), f32, f32, cpu);
-  const Results got = run(entry(), f32, f32, Device::cuda());
+  const Results got = run(entry(), f32, f32, device_);
   ASSERT_EQ(got.size(), exact.size());
   for (size_t i = 0; i < exact.size(); ++i) {
     EXPECT_LE(largest_error(got[i], exact[i]),
@@ -136,19 +137,19 @@ TEST_P(DeviceAgreement, SinglePrecision) {
   }
 }
 
-TEST_P(DeviceAgreement, DoublePrecision) {
-  const Results exact = run(entry(), f64, f64, cpu), got = run(entry(), f64, f64, Device::cuda());
+TEST_P(DtypeAgreement, DoublePrecision) {
+  const Results exact = run(entry(), f64, f64, cpu), got = run(entry(), f64, f64, device_);
   ASSERT_EQ(got.size(), exact.size());
   for (size_t i = 0; i < exact.size(); ++i) {
     EXPECT_LE(largest_error(got[i], exact[i]), 1e-12 * scale_of(exact[i])) << "result " << i;
   }
 }
 
-TEST_P(DeviceAgreement, HalfPrecision) { expect_within_roundings(f16, 0x1p-11); }
+TEST_P(DtypeAgreement, HalfPrecision) { expect_within_roundings(f16, 0x1p-11); }
 
-TEST_P(DeviceAgreement, BFloat16) { expect_within_roundings(bf16, 0x1p-8); }
+TEST_P(DtypeAgreement, BFloat16) { expect_within_roundings(bf16, 0x1p-8); }
 
-INSTANTIATE_TEST_SUITE_P(All, DeviceAgreement, ::testing::Range(size_t{0}, cases().size()),
+INSTANTIATE_TEST_SUITE_P(All, DtypeAgreement, ::testing::Range(size_t{0}, cases().size()),
                          [](const ::testing::TestParamInfo<size_t>& param) {
                            const GradientCase& entry = cases()[param.param];
                            std::string name = std::to_string(param.param) + "_" + entry.op + "_" + entry.variant;
@@ -159,7 +160,7 @@ INSTANTIATE_TEST_SUITE_P(All, DeviceAgreement, ::testing::Range(size_t{0}, cases
                          });
 
 /// The comparison itself, on any machine: the CPU in f32 is near the CPU in f64, and all results are there.
-TEST(DeviceAgreementOnTheCpu, SinglePrecisionIsNearDouble) {
+TEST(DtypeAgreementOnTheCpu, SinglePrecisionIsNearDouble) {
   for (const GradientCase& entry : cases()) {
     const Results exact = run(entry, f32, f64, cpu), plain = run(entry, f32, f32, cpu);
     ASSERT_EQ(plain.size(), exact.size()) << entry.op;
