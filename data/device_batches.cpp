@@ -40,7 +40,7 @@ class DeviceBatches::Upload {
     const Shape &images = raw.images.shape(), &masks = raw.masks.shape();
     const Batch there{make_view(slot.device, images, images.contiguous_strides(), 0),
                       make_view(slot.device, masks, masks.contiguous_strides(), image_bytes), raw.indices,
-                      raw.augmentations};
+                      raw.augmentations, raw.mask_levels};
     Batch done = normalize_batch(there);
     slot.consumed.record(compute);
     return done;

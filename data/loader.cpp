@@ -48,10 +48,18 @@ void check_options(const LoaderOptions& options) {
   check(options.prefetch_batches >= 1, "batches to prefetch must be at least 1", options.prefetch_batches);
   check(options.max_bad_images >= 0, "number of bad images to skip must not be negative", options.max_bad_images);
   check(options.world_size >= 1, "world size must be at least 1", options.world_size);
+  if (options.augment == AugmentationSet::strong) options.strong_augmentation.check();
   check(options.rank >= 0 && options.rank < options.world_size, "rank must be below the world size", options.rank);
 }
 
 }  // namespace
+
+AugmentationSet parse_augmentation_set(const std::string& name) {
+  if (name == "off") return AugmentationSet::off;
+  if (name == "light") return AugmentationSet::light;
+  CAMO_CHECK_CODE(usage, name == "strong", "--aug: must be off, light or strong; got ", name);
+  return AugmentationSet::strong;
+}
 
 std::vector<int64_t> epoch_order(int64_t count, bool shuffle, uint64_t seed, int64_t epoch) {
   std::vector<int64_t> order(static_cast<size_t>(count));
@@ -179,6 +187,7 @@ class DataLoader::Implementation {
       result.batch.masks = empty({count, size, size, 1}, dtype, cpu);
       result.batch.indices.resize(chosen.size());
       if (options_.raw) result.batch.augmentations.resize(chosen.size());
+      std::vector<StrongSample> strong(options_.augment == AugmentationSet::strong ? chosen.size() : 0);
       std::vector<std::vector<BadImage>> bad(chosen.size());
       parallel_for(count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end && generation == generation_; ++i) {
@@ -186,18 +195,54 @@ class DataLoader::Implementation {
           int64_t index = 0;
           const auto sample = load_or_replace(plan, chosen[slot], index, bad[slot]);
           if (!sample) continue;
-          const Augmentation augmentation =
-              options_.augment ? draw_augmentation(options_.seed, plan.epoch, index, options_.augmentation)
-                               : Augmentation{};
-          write_to(result.batch, i, *sample, augmentation);
           result.batch.indices[slot] = index;
+          if (!strong.empty()) {
+            const auto drawn = draw_strong_augmentation(options_.seed, plan.epoch, index, options_.strong_augmentation);
+            strong[slot] = {augment(*sample, drawn), drawn.mix_weight};
+          } else {
+            const Augmentation drawn = options_.augment == AugmentationSet::light
+                                           ? draw_augmentation(options_.seed, plan.epoch, index, options_.augmentation)
+                                           : Augmentation{};
+            write_to(result.batch, i, *sample, drawn);
+          }
         }
       });
+      if (!strong.empty()) mix_into(result.batch, strong);
       for (auto& found : bad) std::move(found.begin(), found.end(), std::back_inserter(result.bad));
     } catch (...) {
       result.error = std::current_exception();
     }
     return result;
+  }
+
+  struct StrongSample {
+    ResizedSample pixels;
+    int mix_weight = kWholeMix;
+  };
+
+  // Each sample is mixed with its successor as that is before its own mixture.
+  void mix_into(Batch& batch, const std::vector<StrongSample>& samples) const {
+    for (const StrongSample& sample : samples)
+      if (sample.pixels.mask.pixels.empty()) return;  // one could not be loaded, or the epoch was left
+    const int64_t pixels = int64_t{options_.image_size} * options_.image_size;
+    const auto count = static_cast<int64_t>(samples.size());
+    batch.mask_levels = options_.raw ? kWholeMix : 1;
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      std::vector<uint8_t> image(options_.raw ? 0 : static_cast<size_t>(3 * pixels)), mask(image.size() / 3);
+      for (int64_t i = begin; i < end; ++i) {
+        const auto slot = static_cast<size_t>(i);
+        const ResizedSample& partner = samples[(slot + 1) % samples.size()].pixels;
+        const StrongSample& own = samples[slot];
+        if (options_.raw) {
+          mix(own.pixels, partner, own.mix_weight, batch.images.data<uint8_t>() + i * pixels * 3,
+              batch.masks.data<uint8_t>() + i * pixels);
+        } else {
+          mix(own.pixels, partner, own.mix_weight, image.data(), mask.data());
+          normalize_mixed(image, mask, batch.images.data<float>() + i * pixels * 3,
+                          batch.masks.data<float>() + i * pixels);
+        }
+      }
+    });
   }
 
   void write_to(Batch& batch, int64_t i, const ResizedSample& sample, const Augmentation& augmentation) const {

@@ -10,9 +10,15 @@
 
 #include "core/tensor.h"
 #include "data/dataset.h"
+#include "data/strong_augmentation.h"
 #include "data/transforms.h"
 
 namespace camo {
+
+/// Random changes of the pictures: none, mirror and quarter turns, or the strong set.
+enum class AugmentationSet { off, light, strong };
+/// From its name, as --aug takes it; throws ErrorCode::usage on others.
+AugmentationSet parse_augmentation_set(const std::string& name);
 
 struct LoaderOptions {
   int image_size = 384;
@@ -20,9 +26,11 @@ struct LoaderOptions {
   int workers = 2;           // 0: next() decodes in the calling thread
   int prefetch_batches = 4;  // ready or in work beyond the one handed out last
   bool shuffle = true;       // another order in every epoch
-  bool augment = true;       // mirror and turn
+  AugmentationSet augment = AugmentationSet::light;
   AugmentationOptions augmentation = {};
-  // Batches hold 8-bit pixels that are neither normalised nor augmented yet: normalize_batch() does it, on any device.
+  StrongAugmentationOptions strong_augmentation = {};
+  // Batches hold 8-bit pixels that are neither normalised nor mirrored and turned yet: normalize_batch() does it, on
+  // any device.
   bool raw = false;
   bool drop_last = false;  // leave out a last batch that is not full
   uint64_t seed = 0;
@@ -41,9 +49,10 @@ struct LoaderOptions {
 /// On the CPU, as the loader makes them.
 struct Batch {
   Tensor images;                            // [B, S, S, 3] f32, normalised; u8 when raw
-  Tensor masks;                             // [B, S, S, 1] f32, 0 or 1; u8 when raw
+  Tensor masks;                             // [B, S, S, 1] f32, 0 to 1 (between only by mix-up); u8 when raw
   std::vector<int64_t> indices;             // of the samples, in the data set's order
   std::vector<Augmentation> augmentations;  // still to be done; empty unless raw
+  int mask_levels = 1;                      // raw masks hold 0 to mask_levels for 0 to 1
 };
 
 /// What a batch holds depends only on (samples, options, epoch, batch number): not on the number of workers, nor on

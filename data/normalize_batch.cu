@@ -1,6 +1,7 @@
 // Augmentation and normalisation of 8-bit batches: out(y, x) = table[channel][in(walk(y, x))], one read and one write.
 #include "core/parallel.h"
 #include "data/device_batches.h"
+#include "ops/elementwise.h"
 #ifdef __CUDACC__
 #include "core/cuda/kernels.cuh"
 #endif
@@ -95,6 +96,7 @@ Batch normalize_batch(const Batch& batch) {
   if (done.images.numel() == 0) return done;
   if (device.is_cuda()) normalize_cuda(done.images, done.masks, batch);
   else normalize_cpu(done.images, done.masks, batch);
+  if (batch.mask_levels != 1) done.masks = done.masks * (1.0 / batch.mask_levels);
   return done;
 }
 

@@ -1,5 +1,5 @@
 // camoxpert bench: the time of a training step or of a forward pass on random pictures, with a breakdown by operation;
-// or of single operations.
+// of single operations; or the rate of a loader.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include "apps/camoxpert/attention_bench.h"
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/loader_bench.h"
 #include "apps/camoxpert/op_bench.h"
 #include "apps/camoxpert/op_profile.h"
 #include "apps/camoxpert/progress.h"
@@ -47,6 +48,7 @@ struct BenchOptions {
   std::string json;
   OpBenchOptions ops;
   AttentionBenchOptions attention;
+  LoaderBenchOptions loader;
 };
 
 int64_t usual_heads(const std::string& backbone) { return edgenext_spec(backbone).dims[2] % 8 == 0 ? 8 : 4; }
@@ -248,6 +250,11 @@ void run_bench(BenchOptions options) {
     options.attention.batch_size = options.batch_size;
     return write_json(options.json, run_attention_bench(options.attention, device));
   }
+  if (options.what == "loader") {
+    options.loader.batch_size = options.batch_size;
+    options.loader.img_size = options.img_size;
+    return write_json(options.json, run_loader_bench(options.loader));
+  }
   if (options.network.attention_heads == 0) options.network.attention_heads = usual_heads(options.network.backbone);
   seed_everything(0);
   Bench bench(options, device);
@@ -315,11 +322,11 @@ void run_bench(BenchOptions options) {
 
 Command add_bench_command(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App* flags =
-      app.add_subcommand("bench", "Time a training step, a forward pass or single operations on random pictures");
-  flags->add_option("what", options->what, "train-step, infer, op or attention")
+  CLI::App* flags = app.add_subcommand(
+      "bench", "Time a training step, a forward pass or single operations on random pictures, or a data set's loader");
+  flags->add_option("what", options->what, "train-step, infer, op, attention or loader")
       ->required()
-      ->check(CLI::IsMember({"train-step", "infer", "op", "attention"}));
+      ->check(CLI::IsMember({"train-step", "infer", "op", "attention", "loader"}));
   options->common.add_to(*flags);
   options->common.add_amp(*flags, {"off", "bf16", "fp16"});
   const auto option = [&](const char* flag, auto& value, const char* text) {
@@ -350,6 +357,11 @@ Command add_bench_command(CLI::App& app) {
   flags->add_option("--convolution", options->ops.convolution, "op: what computes convolutions on a GPU")
       ->check(CLI::IsMember({"automatic", "cudnn", "direct"}))
       ->capture_default_str();
+  option("--dataset-path", options->loader.dataset_path, "loader: whose training pictures");
+  option("--aug", options->loader.aug, "loader: off, light or strong");
+  option("--num-workers", options->loader.workers, "loader: threads");
+  option("--epochs", options->loader.epochs, "loader: that count, after a first one");
+  flags->add_flag("--raw", options->loader.raw, "loader: 8-bit batches, as training on a GPU takes them");
   return {flags, [options] { run_bench(*options); }};
 }
 

@@ -196,6 +196,34 @@ TEST_F(CommandLine, BenchTimesOperations) {
   expect_failure("bench op --filter nonsense", 2, "no operation's name contains 'nonsense'");
 }
 
+TEST_F(CommandLine, BenchTimesTheLoader) {
+  const std::string loader = "bench loader --img-size 32 --batch-size 4 --num-workers 1 --epochs 1 --dataset-path ";
+  for (const char* aug : {"light", "strong --raw"}) {
+    const ProgramResult result = run_camoxpert(loader + data() + " --aug " + aug + " --json " + path("loader.json"));
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    EXPECT_THAT(result.output, HasSubstr("pictures/s"));
+    const nlohmann::json report = nlohmann::json::parse(std::ifstream(path("loader.json")));
+    EXPECT_GT(report["median"], 0);
+    EXPECT_GT(report["stage_ms"]["1 decode picture"], 0);
+  }
+  expect_failure("bench loader", 2, "bench loader: needs --dataset-path");
+  expect_failure(loader + data() + " --aug heavy", 2, "--aug: must be off, light or strong; got heavy");
+  expect_failure(loader + data() + " --epochs 0", 2, "--epochs: must be at least 1; got 0");
+  expect_failure(loader + data() + " --batch-size 4000", 2, "--batch-size: must be at most the ");
+}
+
+TEST_F(CommandLine, AugmentationSets) {
+  EXPECT_THAT(run_camoxpert("train --help").output, HasSubstr("--aug"));
+  EXPECT_THAT(read_text(run() + "/config.toml"), HasSubstr("aug=\"light\""));
+  const std::string train = "train --dataset-path " + data() + " --checkpoint-dir " + path("augmented") + kSmall;
+  expect_failure(train + " --aug heavy", 2, "--aug: must be off, light or strong; got heavy");
+  EXPECT_FALSE(fs::exists(path("augmented")));
+  const ProgramResult strong = run_camoxpert(train + " --aug strong");
+  EXPECT_EQ(strong.exit_code, 0) << strong.output;
+  EXPECT_THAT(strong.output, HasSubstr("strong augmentation"));
+  EXPECT_THAT(read_text(path("augmented") + "/config.toml"), HasSubstr("aug=\"strong\""));
+}
+
 TEST_F(CommandLine, DevicesThatCannotBeUsed) {
   expect_failure("bench infer --device cuda:0", 5, "device: 'cuda:0' can't be used: ", "CUDA_VISIBLE_DEVICES=");
   expect_failure("bench infer --device cuda:99", 5, "device: 'cuda:99' ");

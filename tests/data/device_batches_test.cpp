@@ -6,7 +6,9 @@
 namespace camo {
 namespace {
 
-TEST(DeviceBatches, RawBatchesBecomeTheLoadersOwn) {
+class DeviceBatchesOf : public ::testing::TestWithParam<AugmentationSet> {};
+
+TEST_P(DeviceBatchesOf, RawBatchesBecomeTheLoadersOwn) {
   const test::TemporaryFolder folder;
   test::write_pairs(folder.path(), 9);
   const std::vector<Sample> samples = find_dataset(folder.path().string(), Split::all).samples;
@@ -14,6 +16,7 @@ TEST(DeviceBatches, RawBatchesBecomeTheLoadersOwn) {
   options.image_size = 17;
   options.batch_size = 2;
   options.seed = 5;
+  options.augment = GetParam();
   options.augmentation = {.flip_probability = 0.5, .rotation_probability = 0.8};
   DataLoader plain(samples, options);
   options.raw = true;
@@ -37,13 +40,17 @@ TEST(DeviceBatches, RawBatchesBecomeTheLoadersOwn) {
   EXPECT_EQ(count, 10);
 }
 
+INSTANTIATE_TEST_SUITE_P(Sets, DeviceBatchesOf,
+                         ::testing::Values(AugmentationSet::off, AugmentationSet::light, AugmentationSet::strong));
+
 TEST(DeviceBatches, BatchesThatAreNotRawPassThrough) {
   const test::TemporaryFolder folder;
   test::write_pairs(folder.path(), 3);
   LoaderOptions options;
   options.image_size = 8;
   options.batch_size = 3;
-  options.shuffle = options.augment = false;
+  options.shuffle = false;
+  options.augment = AugmentationSet::off;
   DataLoader loader(find_dataset(folder.path().string(), Split::all).samples, options);
   DeviceBatches batches(loader, default_device());
   const auto batch = batches.next();

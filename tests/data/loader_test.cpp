@@ -78,6 +78,54 @@ TEST_F(Loader, TheSameBatchesForAnyNumberOfWorkers) {
   }
 }
 
+TEST_F(Loader, StrongSetIsTheSameForAnyNumberOfWorkers) {
+  options_.augment = AugmentationSet::strong;
+  for (const int64_t cache_bytes : {0, 16 * 16 * 4 * kCount}) {
+    options_.cache_bytes = cache_bytes;
+    DataLoader plain(samples_, with_workers(0));
+    for (int workers : {1, 4, 8}) {
+      DataLoader loader(samples_, with_workers(workers));
+      for (int64_t epoch : {0, 3}) {
+        plain.start_epoch(epoch);
+        const auto expected = rest_of_epoch(plain);
+        loader.start_epoch(epoch);
+        expect_equal(rest_of_epoch(loader), expected);
+        loader.start_epoch(epoch, 2);  // entered in the middle
+        expect_equal(rest_of_epoch(loader), {expected.begin() + 2, expected.end()});
+      }
+    }
+  }
+}
+
+TEST_F(Loader, StrongSetMixesEachSampleWithTheNextOfItsBatch) {
+  options_.augment = AugmentationSet::strong;
+  DataLoader loader(samples_, options_);
+  int mixed = 0;
+  while (const auto batch = loader.next()) {
+    const size_t count = batch->indices.size();
+    std::vector<ResizedSample> changed;
+    std::vector<int> weights;
+    for (const int64_t index : batch->indices) {
+      const auto drawn = draw_strong_augmentation(options_.seed, 0, index);
+      changed.push_back(augment(resize_sample(load_sample(samples_[static_cast<size_t>(index)]), 16), drawn));
+      weights.push_back(drawn.mix_weight);
+    }
+    const std::vector<float> images = batch->images.to_vector<float>(), masks = batch->masks.to_vector<float>();
+    for (size_t i = 0; i < count; ++i) {
+      std::vector<uint8_t> image(768), mask(256);
+      mix(changed[i], changed[(i + 1) % count], weights[i], image.data(), mask.data());
+      std::vector<float> expected(768), target(256);
+      normalize_mixed(image, mask, expected.data(), target.data());
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), images.begin() + static_cast<ptrdiff_t>(768 * i)));
+      EXPECT_TRUE(std::equal(target.begin(), target.end(), masks.begin() + static_cast<ptrdiff_t>(256 * i)));
+      const bool whole = std::all_of(target.begin(), target.end(), [](float v) { return v == 0 || v == 1; });
+      EXPECT_TRUE(whole || weights[i] < kWholeMix);
+      mixed += !whole;
+    }
+  }
+  EXPECT_GT(mixed, 1);
+}
+
 TEST_F(Loader, EpochsAndSeedsDiffer) {
   DataLoader loader(samples_, options_);
   const auto first = rest_of_epoch(loader);
@@ -89,7 +137,8 @@ TEST_F(Loader, EpochsAndSeedsDiffer) {
 }
 
 TEST_F(Loader, WithoutShuffleAndAugmentationSamplesComeInOrder) {
-  options_.shuffle = options_.augment = false;
+  options_.shuffle = false;
+  options_.augment = AugmentationSet::off;
   DataLoader loader(samples_, options_);
   const Batch batch = *loader.next();
   EXPECT_EQ(batch.indices, (std::vector<int64_t>{0, 1, 2}));
@@ -183,6 +232,23 @@ TEST_F(Loader, BadFilesAreReplacedUpToALimit) {
   EXPECT_ERROR(loader.next(), "after 2 other bad images, which is as many as may be skipped");
 }
 
+TEST_F(Loader, StrongSetReplacesBadFilesToo) {
+  options_.shuffle = false;
+  options_.augment = AugmentationSet::strong;
+  damage(4);
+  for (int workers : {0, 2}) {
+    DataLoader strict(samples_, with_workers(workers));
+    strict.next();
+    EXPECT_ERROR(strict.next(), "s04.jpg: not a JPEG, PNG or BMP picture");
+    EXPECT_EQ(strict.next()->indices.front(), 6);
+    LoaderOptions options = with_workers(workers);
+    options.max_bad_images = 1;
+    DataLoader tolerant(samples_, options);
+    tolerant.next();
+    EXPECT_EQ(tolerant.next()->indices, (std::vector<int64_t>{3, 5, 5}));
+  }
+}
+
 TEST_F(Loader, AllFilesBad) {
   options_.max_bad_images = 100;
   for (int i = 0; i < kCount; ++i) damage(i);
@@ -247,6 +313,12 @@ TEST_F(Loader, ChecksItsOptions) {
   EXPECT_ERROR(DataLoader(samples_, with([](auto& o) { o.max_bad_images = -1; })), "must not be negative; got -1");
   EXPECT_ERROR(DataLoader(samples_, with([](auto& o) { o.rank = 1; })), "rank must be below the world size; got 1");
   EXPECT_ERROR(DataLoader(samples_, with([](auto& o) { o.world_size = 0; })), "world size must be at least 1; got 0");
+  EXPECT_ERROR(DataLoader(samples_, with([](auto& o) {
+                            o.augment = AugmentationSet::strong;
+                            o.strong_augmentation.mix_alpha = 2;
+                          })),
+               "mix-up's alpha must be within 0.01 and 1; got 2");
+  EXPECT_ERROR(parse_augmentation_set("heavy"), "--aug: must be off, light or strong; got heavy");
 }
 
 }  // namespace

@@ -55,10 +55,30 @@ TEST(ResizeBilinear, HalvingAverages) {
   EXPECT_EQ(resize_bilinear(image, 1, 1).pixels, (std::vector<uint8_t>{25}));  // 25.25
 }
 
+// RGB and grey go through different code, vectors and their scalar ends.
+TEST(ResizeBilinear, ChannelsAreResizedAlike) {
+  for (const auto& [width, height] : {std::pair{1, 5}, {2, 2}, {3, 1}, {7, 9}, {16, 3}, {37, 20}, {100, 64}}) {
+    Image image(width, height, 3);
+    const RandomKey key{3, 0};
+    for (size_t i = 0; i < image.pixels.size(); ++i) image.pixels[i] = static_cast<uint8_t>(key.bits(i));
+    for (const auto& [new_width, new_height] : {std::pair{1, 1}, {3, 8}, {16, 16}, {29, 5}, {150, 130}}) {
+      const Image resized = resize_bilinear(image, new_width, new_height);
+      for (int c = 0; c < 3; ++c) {
+        Image plane(width, height, 1), expected(new_width, new_height, 1);
+        for (size_t i = 0; i < plane.pixels.size(); ++i) plane.pixels[i] = image.pixels[3 * i + static_cast<size_t>(c)];
+        for (size_t i = 0; i < expected.pixels.size(); ++i)
+          expected.pixels[i] = resized.pixels[3 * i + static_cast<size_t>(c)];
+        ASSERT_EQ(resize_bilinear(plane, new_width, new_height), expected) << width << " to " << new_width;
+      }
+    }
+  }
+}
+
 TEST(ResizeBilinear, RefusesSizesOutOfRange) {
   EXPECT_ERROR(resize_bilinear(Image(2, 2, 1), 0, 5), "the new size must be within 1 and 32768; got 0 x 5");
   EXPECT_ERROR(resize_bilinear(Image(2, 2, 1), 5, 40000), "got 5 x 40000");
   EXPECT_ERROR(resize_bilinear(Image(), 5, 5), "the image must not be empty");
+  EXPECT_ERROR(resize_bilinear(Image(2, 2, 4), 5, 5), "channels must be 1 or 3; got 4");
 }
 
 TEST(ResizeBilinear, FloatMapsUseHalfPixelCentres) {

@@ -12,6 +12,7 @@
 
 #include "data/codecs.h"
 #include "data/image.h"
+#include "data/transforms.h"
 
 namespace camo::test {
 
@@ -24,6 +25,15 @@ inline Image gradient_image(int width, int height, int channels, int start = 0) 
         image.row(y)[x * channels + c] =
             static_cast<uint8_t>(20 + std::abs((start + 3 * x + 5 * y + 40 * c) % 400 - 200));
   return image;
+}
+
+/// Independent random pixels: nothing hides an error of position.
+inline ResizedSample random_sample(int size, uint64_t seed) {
+  ResizedSample sample{Image(size, size, 3), Image(size, size, 1)};
+  const RandomKey key{seed, 0};
+  for (size_t i = 0; i < sample.image.pixels.size(); ++i) sample.image.pixels[i] = static_cast<uint8_t>(key.bits(i));
+  for (size_t i = 0; i < sample.mask.pixels.size(); ++i) sample.mask.pixels[i] = key.bits(i) >> 31;
+  return sample;
 }
 
 inline std::vector<uint8_t> to_bytes(const std::string& text) { return {text.begin(), text.end()}; }

@@ -42,6 +42,21 @@ TEST_F(Resume, AnyStepAnyNumberOfWorkers) {
   expect_same(last("whole"), last("parts"));
 }
 
+TEST_F(Resume, StrongAugmentationInTheMiddleOfAnEpoch) {
+  TrainOptions whole = options("strong");
+  whole.aug = "strong";
+  ASSERT_TRUE(train(whole).complete);
+  TrainOptions parts = options("strong_parts");
+  parts.aug = "strong";
+  for (const int64_t stop : {1, 2, 4}) EXPECT_FALSE(train(resumed(parts, static_cast<int>(stop)), stop).complete);
+  EXPECT_TRUE(train(resumed(parts, 0)).complete);
+  expect_same(last("strong"), last("strong_parts"));
+  EXPECT_EQ(test::read_text(path("strong/metrics.jsonl")), test::read_text(path("strong_parts/metrics.jsonl")));
+  // It is not the light set under another name.
+  ASSERT_TRUE(train(options("light")).complete);
+  EXPECT_NE(test::read_text(path("strong/metrics.jsonl")), test::read_text(path("light/metrics.jsonl")));
+}
+
 TEST_F(Resume, AutoTakesTheNewestValidCheckpoint) {
   TrainOptions settings = options("damage");
   settings.save_every = 1;

@@ -36,6 +36,7 @@ TEST(Options, Limits) {
           "--weight-decay: must be at most 1 / --lr (0.1); got 1");
   rejects([](TrainOptions& o) { o.backbone_lr_scale = 2; }, "--backbone-lr-scale: must be in [0, 1]; got 2");
   rejects([](TrainOptions& o) { o.schedule = "step"; }, "--schedule: must be onecycle or cosine; got step");
+  rejects([](TrainOptions& o) { o.aug = "heavy"; }, "--aug: must be off, light or strong; got heavy");
   rejects([](TrainOptions& o) { o.warmup = 1.5; }, "--warmup: must be in [0, 1]; got 1.5");
   rejects([](TrainOptions& o) { o.best_by = "mae"; }, "--best-by: must be iou or s-measure; got mae");
   rejects([](TrainOptions& o) { o.patience = -1; }, "--patience: must be at least 0; got -1");

@@ -21,8 +21,9 @@ void report_start(RunFolder& folder, const TrainOptions& options, const CamoXper
   for (const std::string& line : attention_report(options.network, options.img_size, device, f32)) {
     folder.log("attention    " + line);
   }
-  folder.log(fmt::format("data         {} training pairs, {} px, batch {} x {}{}\n{}", data.train.size(),
+  folder.log(fmt::format("data         {} training pairs, {} px, batch {} x {}, {}{}\n{}", data.train.size(),
                          options.img_size, options.batch_size, options.accumulation_steps,
+                         options.aug == "off" ? "no augmentation" : options.aug + " augmentation",
                          caching ? ", kept in memory" : "", data.report));
   // Weights, gradients, two AdamW moments, and the average: all in f32.
   const int64_t copies = options.use_ema ? 5 : 4;

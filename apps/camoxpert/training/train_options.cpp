@@ -4,6 +4,7 @@
 #include "apps/camoxpert/training/on_nan.h"
 #include "apps/camoxpert/training/validation.h"
 #include "core/error.h"
+#include "data/loader.h"
 
 namespace camo::app {
 
@@ -20,7 +21,11 @@ void TrainOptions::add_to(CLI::App& command) {
   option("--num-workers", num_workers, "Threads that decode pictures; 0 decodes between the steps", data);
   option("--cache-mb", cache_mb, "Keep resized pictures in memory when the set fits into so many MiB", data);
   add_on_bad_image(command, on_bad_image)->group(data);
-  command.add_flag("!--no-augment", augment, "No random mirroring and turning")->group(data);
+  option("--aug", aug,
+         "Random changes of training pictures: light (mirror, quarter turns), strong (also warps, colour, blur, noise, "
+         "holes, "
+         "mix-up) or off",
+         data);
 
   const char* const model = "Network";
   option("--backbone", network.backbone, "edgenext_xx_small, edgenext_x_small, edgenext_small or edgenext_base", model);
@@ -73,6 +78,7 @@ void TrainOptions::check() const {
     CAMO_CHECK_CODE(usage, value >= limit, flag, ": must be at least ", limit, "; got ", value);
   };
   parse_on_bad_image(on_bad_image);
+  parse_augmentation_set(aug);
   at_least("--img-size", img_size, 32);
   at_least("--epochs", static_cast<double>(epochs), 1);
   at_least("--stage1-epochs", static_cast<double>(stage1_epochs), 0);

@@ -19,7 +19,7 @@ struct TrainOptions {
   int num_workers = 2;
   int64_t cache_mb = 2048;
   std::string on_bad_image = "error";
-  bool augment = true;
+  std::string aug = "light";
   // network
   CamoXpertSpec network{.deep_supervision = false};
   std::string pretrained;  // weight file; empty: random weights

@@ -50,7 +50,7 @@ void Trainer::make_loader() {
   loading.image_size = options_.img_size;
   loading.batch_size = options_.batch_size;
   loading.workers = options_.num_workers;
-  loading.augment = options_.augment;
+  loading.augment = parse_augmentation_set(options_.aug);
   loading.raw = device_.is_cuda();
   loading.drop_last = true;
   loading.seed = options_.seed;
