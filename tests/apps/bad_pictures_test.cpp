@@ -1,5 +1,5 @@
-// Twelve ways for a pair to be unusable, and six to be unusual, in every command that reads data sets: strict runs name
-// each bad file, tolerant ones leave out exactly those and say so.
+// A tenth of a folder made unusable in twelve ways, and six more pairs unusual, in every command that reads data sets:
+// strict runs name each bad file, tolerant ones leave out exactly those and say so.
 #include <gmock/gmock.h>
 
 #include <fstream>
@@ -22,7 +22,7 @@ using ::testing::Not;
 
 class BadPictures : public ::testing::Test {
  protected:
-  static constexpr int kPairs = 24;
+  static constexpr int kPairs = 120;
 
   static void SetUpTestSuite() {
     folder_ = new test::TemporaryFolder;
@@ -54,10 +54,13 @@ class BadPictures : public ::testing::Test {
     const fs::path names = folder_->path() / "names";
     if (fs::exists(names)) return names.string();
     fs::create_directory(names);
-    for (int i = 1; i <= kPairs; ++i) std::ofstream(names / fmt_stem(i));
+    for (int i = 1; i <= kPairs; ++i) std::ofstream(names / name_of(i));
     return names.string();
   }
-  static std::string fmt_stem(int i) { return std::string(i < 10 ? "0000" : "000") + std::to_string(i) + ".png"; }
+  static std::string name_of(int i) {
+    const std::string digits = std::to_string(i);
+    return std::string(5 - digits.size(), '0') + digits + ".png";
+  }
 
   static test::TemporaryFolder* folder_;
   static test::DamagedFolder* damaged_;
@@ -95,7 +98,7 @@ TEST_F(BadPictures, EvaluateStopsOrLeavesOutExactlyThose) {
   EXPECT_THAT(too_many.output, HasSubstr("--on-bad-image skip:11 leaves out 11 at most"));
   EXPECT_FALSE(fs::exists(path("scores.json")));
   const std::string output = expect_success(evaluate + " --on-bad-image skip:12");
-  EXPECT_THAT(output, HasSubstr("12 pairs"));
+  EXPECT_THAT(output, HasSubstr("108 pairs"));
   EXPECT_THAT(output, HasSubstr("12 pictures left out"));
   expect_all_named(output);
 }
@@ -112,8 +115,8 @@ TEST_F(BadPictures, PredictStopsOrLeavesOutExactlyThose) {
     EXPECT_THAT(strict.output, HasSubstr(text));
   const std::string output = expect_success(predict + " --on-bad-image skip:5");
   EXPECT_THAT(output, HasSubstr("5 pictures left out"));
-  EXPECT_THAT(output, HasSubstr("18 masks written"));
-  EXPECT_EQ(pictures_by_stem(path("masks")).size(), 18u);
+  EXPECT_THAT(output, HasSubstr("114 masks written"));
+  EXPECT_EQ(pictures_by_stem(path("masks")).size(), 114u);
 }
 
 TEST_F(BadPictures, PrepareStopsOrLeavesOutExactlyThose) {
@@ -121,9 +124,9 @@ TEST_F(BadPictures, PrepareStopsOrLeavesOutExactlyThose) {
   expect_failure(prepare, 3, "every picture must have a mask");
   EXPECT_FALSE(fs::exists(path("copy")));
   const std::string output = expect_success(prepare + " --on-bad-image skip:12");
-  EXPECT_THAT(output, HasSubstr("12 pairs of 32 x 32 px written"));
+  EXPECT_THAT(output, HasSubstr("108 pairs of 32 x 32 px written"));
   expect_all_named(output);
-  EXPECT_EQ(find_dataset(path("copy"), Split::all).samples.size(), 12u);
+  EXPECT_EQ(find_dataset(path("copy"), Split::all).samples.size(), 108u);
 }
 
 TEST_F(BadPictures, TrainingStopsOrReplacesExactlyThose) {
@@ -134,9 +137,35 @@ TEST_F(BadPictures, TrainingStopsOrReplacesExactlyThose) {
   expect_failure(train + path("strict"), 3, "every picture must have a mask of the same name");
   const std::string output = expect_success(train + path("tolerant") + " --on-bad-image skip:12");
   expect_all_named(output);
+  expect_all_named(expect_success(train + path("strong") + " --aug strong --on-bad-image skip:12"));
   const test::ProgramResult too_many = test::run_camoxpert(train + path("fewer") + " --on-bad-image skip:6");
   EXPECT_EQ(too_many.exit_code, 3);
   EXPECT_THAT(too_many.output, HasSubstr("as many as may be skipped"));
+}
+
+// With a partner for every file, strict training stops in the first batch with a bad one, and names no other.
+TEST_F(BadPictures, StrictTrainingNamesTheBadFilesOfABatch) {
+  const fs::path folder = path("paired");
+  fs::create_directory(folder);
+  fs::copy(path("data"), folder / "data", fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  const auto images = pictures_by_stem(folder / "data" / "Imgs"), masks = pictures_by_stem(folder / "data" / "GT");
+  for (const auto& [stem, image] : images)
+    if (!masks.contains(stem)) fs::remove(image);
+  for (const auto& [stem, mask] : masks)
+    if (!images.contains(stem)) fs::remove(mask);
+  const test::ProgramResult result =
+      test::run_camoxpert("train --dataset-path " + (folder / "data").string() + " --val-path " + small_data().data() +
+                          " --backbone edgenext_xx_small --img-size 32 --batch-size 8 --accumulation-steps 1 --epochs 1"
+                          " --stage1-epochs 0 --checkpoint-dir " +
+                          (folder / "run").string());
+  EXPECT_EQ(result.exit_code, 3);
+  int named = 0;
+  for (const auto& [stem, image] : images) {
+    if (result.output.find("/" + stem + ".") == std::string::npos) continue;
+    ++named;
+    EXPECT_TRUE(damaged_->bad.contains(stem)) << stem << "\n" << result.output;
+  }
+  EXPECT_GE(named, 1) << result.output;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <set>
+#include <string>
 
 #include "test_images.h"
 #include "tests/support/test_support.h"
@@ -50,9 +51,10 @@ TEST(StrongAugmentation, WithoutProbabilityOrStrengthChangesNoBit) {
 TEST(StrongAugmentation, IsAFunctionOfSeedEpochAndIndex) {
   const ResizedSample sample = test::random_sample(32, 2);
   const auto changed = [&](uint64_t seed, int64_t epoch, int64_t index) {
-    return augment(sample, draw_strong_augmentation(seed, epoch, index)).image.pixels;
+    const std::vector<uint8_t> pixels = augment(sample, draw_strong_augmentation(seed, epoch, index)).image.pixels;
+    return std::string(pixels.begin(), pixels.end());
   };
-  std::set<std::vector<uint8_t>> seen;
+  std::set<std::string> seen;
   for (int64_t i = 0; i < 30; ++i) {
     EXPECT_EQ(changed(1, 2, i), changed(1, 2, i));
     seen.insert(changed(1, 2, i));
