@@ -23,12 +23,23 @@ std::string hexadecimal(uint32_t value) {
   return std::string(sizeof(digits) - text.size(), '0') + text;
 }
 
+/// Of what stands in front of a tensor's bytes.
+uint32_t head_checksum(const std::string& name, DType dtype, const Shape& shape) {
+  return text_checksum(concat_text(name, " ", dtype, " ", shape));
+}
+
 std::string tensor_checksum(const std::string& name, const Tensor& tensor) {
   CAMO_CHECK(tensor.is_contiguous() && tensor.device().is_cpu(),
              "checksums: tensors must be contiguous and on the CPU; got '", name, "' on ", tensor.device());
-  const uint32_t head = text_checksum(concat_text(name, " ", tensor.dtype(), " ", tensor.shape()));
-  return hexadecimal(
-      crc32c(tensor.raw_data(), static_cast<size_t>(tensor.numel() * size_in_bytes(tensor.dtype())), head));
+  return hexadecimal(crc32c(tensor.raw_data(), static_cast<size_t>(tensor.numel() * size_in_bytes(tensor.dtype())),
+                            head_checksum(name, tensor.dtype(), tensor.shape())));
+}
+
+std::string tensor_checksum(const TensorFile& file, size_t index) {
+  const TensorInfo& info = file.tensors()[index];
+  uint32_t crc = head_checksum(info.name, info.dtype, info.shape);
+  file.read_pieces(index, [&](std::span<const std::byte> piece) { crc = crc32c(piece.data(), piece.size(), crc); });
+  return hexadecimal(crc);
 }
 
 std::string metadata_checksum(const std::map<std::string, std::string>& metadata) {
@@ -41,23 +52,18 @@ std::string metadata_checksum(const std::map<std::string, std::string>& metadata
   return hexadecimal(crc);
 }
 
-/// Of all tensors, in their order. get(i) is the i-th.
-std::vector<std::string> tensor_checksums(size_t count, const std::function<const std::string&(size_t)>& name_of,
-                                          const std::function<Tensor(size_t)>& get) {
+/// Of all tensors, in their order.
+std::vector<std::string> tensor_checksums(size_t count, const std::function<std::string(size_t)>& checksum_of) {
   std::vector<std::string> sums(count);
   parallel_for(static_cast<int64_t>(count), 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto at = static_cast<size_t>(i);
-      sums[at] = tensor_checksum(name_of(at), get(at));
-    }
+    for (int64_t i = begin; i < end; ++i) sums[static_cast<size_t>(i)] = checksum_of(static_cast<size_t>(i));
   });
   return sums;
 }
 
 std::vector<std::string> tensor_checksums(const SafeTensors& file) {
-  return tensor_checksums(
-      file.tensors.size(), [&](size_t i) -> const std::string& { return file.tensors[i].first; },
-      [&](size_t i) { return file.tensors[i].second; });
+  return tensor_checksums(file.tensors.size(),
+                          [&](size_t i) { return tensor_checksum(file.tensors[i].first, file.tensors[i].second); });
 }
 
 /// Compares with what the metadata say; compute() is called once they are known to be sound.
@@ -89,7 +95,11 @@ void add_checksums(SafeTensors& file) {
   const std::vector<std::string> sums = tensor_checksums(file);
   nlohmann::json object = nlohmann::json::object();
   for (size_t i = 0; i < sums.size(); ++i) object[file.tensors[i].first] = sums[i];
-  file.metadata[kTensors] = object.dump();
+  try {
+    file.metadata[kTensors] = object.dump();
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::checkpoint, "add_checksums: names must be UTF-8; ", error.what());
+  }
   file.metadata[kMetadata] = metadata_checksum(file.metadata);
 }
 
@@ -100,10 +110,10 @@ bool verify_checksums(const SafeTensors& file, const std::filesystem::path& path
 }
 
 bool verify_checksums(const TensorFile& file) {
-  const auto name_of = [&](size_t i) -> const std::string& { return file.tensors()[i].name; };
-  return verify(file.metadata(), file.path(), file.tensors().size(), name_of, [&] {
-    return tensor_checksums(file.tensors().size(), name_of, [&](size_t i) { return file.read(i); });
-  });
+  return verify(
+      file.metadata(), file.path(), file.tensors().size(),
+      [&](size_t i) -> const std::string& { return file.tensors()[i].name; },
+      [&] { return tensor_checksums(file.tensors().size(), [&](size_t i) { return tensor_checksum(file, i); }); });
 }
 
 }  // namespace camo

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 
@@ -25,9 +26,26 @@ InputFile::InputFile(const std::filesystem::path& path) : name_(path.string()) {
   bytes_ = static_cast<uint64_t>(status.st_size);
 }
 
-InputFile::~InputFile() { ::close(descriptor_); }
+InputFile::InputFile(std::span<const uint8_t> bytes, std::string name)
+    : name_(std::move(name)), memory_(bytes.data()), bytes_(bytes.size()) {}
+
+InputFile::InputFile(InputFile&& other) noexcept
+    : name_(std::move(other.name_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      memory_(other.memory_),
+      bytes_(other.bytes_) {}
+
+InputFile::~InputFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
 
 void InputFile::read(void* target, uint64_t bytes, uint64_t position) const {
+  if (descriptor_ < 0) {
+    CAMO_CHECK_CODE(checkpoint, position <= bytes_ && bytes <= bytes_ - position, name_, ": ends at byte ", bytes_,
+                    "; got ", bytes, " bytes to read at byte ", position);
+    if (bytes > 0) std::memcpy(target, memory_ + position, bytes);
+    return;
+  }
   constexpr uint64_t kLargest = uint64_t{1} << 30;  // the system reads at most 2 GiB a call
   char* next = static_cast<char*>(target);
   while (bytes > 0) {

@@ -1,8 +1,9 @@
-// A regular file opened for reading at any position.
+// A regular file opened for reading at any position, or bytes in memory in its place.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 
 namespace camo {
@@ -12,9 +13,13 @@ class InputFile {
  public:
   /// Refuses what is not a regular file.
   explicit InputFile(const std::filesystem::path& path);
-  ~InputFile();
+  /// These bytes, which must outlive the file; `name` is for messages.
+  InputFile(std::span<const uint8_t> bytes, std::string name);
+  InputFile(InputFile&& other) noexcept;
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
+  InputFile& operator=(InputFile&&) = delete;
+  ~InputFile();
 
   const std::string& name() const { return name_; }
   uint64_t bytes() const { return bytes_; }
@@ -27,6 +32,7 @@ class InputFile {
 
   std::string name_;
   int descriptor_ = -1;
+  const uint8_t* memory_ = nullptr;  // used when there is no descriptor
   uint64_t bytes_ = 0;
 };
 

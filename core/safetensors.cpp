@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "core/atomic_file.h"
 #include "core/safetensors_header.h"
@@ -39,7 +40,7 @@ const Tensor& SafeTensors::at(const std::string& name) const {
   return *tensor;
 }
 
-SafeTensorsFile::SafeTensorsFile(const std::filesystem::path& path) : TensorFile(path), file_(path) {
+SafeTensorsFile::SafeTensorsFile(InputFile file) : TensorFile(file), file_(std::move(file)) {
   CAMO_CHECK_CODE(checkpoint, file_.bytes() >= kLengthBytes, file_.name(),
                   ": a safetensors file begins with 8 bytes of header length; got ", file_.bytes(), " bytes in all");
   uint64_t header_bytes = 0;
@@ -63,13 +64,30 @@ SafeTensorsFile::SafeTensorsFile(const std::filesystem::path& path) : TensorFile
 Tensor SafeTensorsFile::read(size_t index) const {
   const TensorInfo& info = tensors_[index];
   Tensor tensor = empty(info.shape, info.dtype, cpu);
-  file_.read(tensor.raw_data(), static_cast<uint64_t>(tensor.numel() * size_in_bytes(info.dtype)), begins_[index]);
-  if (info.dtype == boolean) check_bools(tensor, info.name, file_.name());
+  read_into(index, tensor);
   return tensor;
 }
 
+void SafeTensorsFile::read_into(size_t index, const Tensor& target) const {
+  const TensorInfo& info = tensors_[index];
+  file_.read(target.raw_data(), info.bytes(), begins_[index]);
+  target.storage()->bump_version();
+  if (info.dtype == boolean) check_bools(target, info.name, file_.name());
+}
+
+void SafeTensorsFile::read_pieces(size_t index, FunctionRef<void(std::span<const std::byte>)> take) const {
+  constexpr uint64_t kPieceBytes = uint64_t{256} << 10;  // stays in a second-level cache
+  const uint64_t bytes = tensors_[index].bytes();
+  std::vector<std::byte> piece(std::min(bytes, kPieceBytes));
+  for (uint64_t done = 0; done < bytes; done += kPieceBytes) {
+    const uint64_t count = std::min(bytes - done, kPieceBytes);
+    file_.read(piece.data(), count, begins_[index] + done);
+    take({piece.data(), count});
+  }
+}
+
 SafeTensors read_safetensors(const std::filesystem::path& path) {
-  const SafeTensorsFile file(path);
+  const SafeTensorsFile file{InputFile(path)};
   SafeTensors content{.tensors = {}, .metadata = file.metadata()};
   content.tensors.reserve(file.tensors().size());
   for (size_t i = 0; i < file.tensors().size(); ++i) {
@@ -78,8 +96,8 @@ SafeTensors read_safetensors(const std::filesystem::path& path) {
   return content;
 }
 
-void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
-  detail::SafeTensorsHeader header{.entries = {}, .metadata = content.metadata};
+std::string detail::safetensors_head(const SafeTensors& content) {
+  SafeTensorsHeader header{.entries = {}, .metadata = content.metadata};
   uint64_t position = 0;
   for (const auto& [name, tensor] : content.tensors) {
     CAMO_CHECK_CODE(checkpoint, tensor.defined(), "write_safetensors: tensor '", name, "' is undefined");
@@ -87,15 +105,18 @@ void write_safetensors(const std::filesystem::path& path, const SafeTensors& con
     header.entries.push_back({name, tensor.dtype(), tensor.shape(), position, position + bytes});
     position += bytes;
   }
-  std::string json = detail::write_safetensors_header(header);
+  std::string json = write_safetensors_header(header);
   json.resize((json.size() + kLengthBytes - 1) / kLengthBytes * kLengthBytes, ' ');
   const uint64_t header_bytes = json.size();
   CAMO_CHECK_CODE(checkpoint, header_bytes <= kLargestHeader, "write_safetensors: the header must be at most ",
                   kLargestHeader, " bytes; got ", header_bytes, " for ", content.tensors.size(), " tensors");
+  return std::string(reinterpret_cast<const char*>(&header_bytes), kLengthBytes) + json;
+}
 
+void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
+  const std::string head = detail::safetensors_head(content);
   AtomicFile file(path);
-  file.write(&header_bytes, kLengthBytes);
-  file.write(json.data(), json.size());
+  file.write(head.data(), head.size());
   for (const auto& [name, tensor] : content.tensors) {
     Tensor bytes = tensor;
     if (!tensor.is_contiguous() || !tensor.device().is_cpu()) {

@@ -32,9 +32,11 @@ SafeTensors read_safetensors(const std::filesystem::path& path);
 /// The same file, its tensors read when asked for.
 class SafeTensorsFile : public TensorFile {
  public:
-  explicit SafeTensorsFile(const std::filesystem::path& path);
+  explicit SafeTensorsFile(InputFile file);
   std::string format() const override { return "safetensors"; }
   Tensor read(size_t index) const override;
+  void read_into(size_t index, const Tensor& target) const override;
+  void read_pieces(size_t index, FunctionRef<void(std::span<const std::byte>)> take) const override;
 
  private:
   InputFile file_;

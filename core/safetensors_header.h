@@ -10,6 +10,10 @@
 #include "core/dtype.h"
 #include "core/shape.h"
 
+namespace camo {
+struct SafeTensors;
+}
+
 namespace camo::detail {
 
 struct SafeTensorsEntry {
@@ -31,5 +35,8 @@ SafeTensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_
 
 /// The JSON text of a header.
 std::string write_safetensors_header(const SafeTensorsHeader& header);
+
+/// All that stands in front of the data of a file: the length of the header, and the header.
+std::string safetensors_head(const SafeTensors& content);
 
 }  // namespace camo::detail

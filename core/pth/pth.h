@@ -26,10 +26,11 @@ class PthFile : public TensorFile {
  public:
   /// Besides what open_tensor_file() says: the tensors together have at most 16 times the bytes of the file, and one
   /// has at most 16 MB more than it (expanded views could ask for any amount).
-  explicit PthFile(const std::filesystem::path& path);
+  explicit PthFile(InputFile file);
   ~PthFile() override;
   std::string format() const override { return "pth"; }
   Tensor read(size_t index) const override;
+  void read_into(size_t index, const Tensor& target) const override;
 
  private:
   void find_pickle();
@@ -37,6 +38,9 @@ class PthFile : public TensorFile {
   void collect(const std::string& name, const detail::PickleValue& value, int depth);
   void add_tensor(const std::string& name, const detail::PickleValue& value);
   std::string storage_entry(std::string_view key) const;
+  /// Whether a tensor's elements stand in the file as read() returns them.
+  bool is_stored_as_read(size_t index) const;
+  void read_span(size_t index, void* target) const;
 
   std::unique_ptr<detail::ZipArchive> archive_;
   std::unique_ptr<detail::PickleTree> tree_;

@@ -40,12 +40,11 @@ void check_bools(const Tensor& x, const std::string& file, const std::string& na
 
 }  // namespace
 
-PthFile::PthFile(const std::filesystem::path& path)
-    : TensorFile(path), archive_(std::make_unique<detail::ZipArchive>(path)) {
+PthFile::PthFile(InputFile file) : TensorFile(file), archive_(std::make_unique<detail::ZipArchive>(std::move(file))) {
   find_pickle();
   archive_->verify();
   tree_ = std::make_unique<detail::PickleTree>(archive_->read(*archive_->find(root_ + std::string(kPickleName))),
-                                               path.string());
+                                               archive_->file().name());
   check_storages();
   collect("", tree_->root(), 0);
 }
@@ -151,25 +150,47 @@ void PthFile::add_tensor(const std::string& name, const PickleValue& value) {
   views_.push_back(&view);
 }
 
-Tensor PthFile::read(size_t index) const {
+bool PthFile::is_stored_as_read(size_t index) const {
   const PickledTensor& view = *views_[index];
+  return tree_->storage(view).type->bytes == static_cast<uint64_t>(size_in_bytes(tensors_[index].dtype)) &&
+         view.span == static_cast<uint64_t>(view.shape.numel()) && view.strides == view.shape.contiguous_strides();
+}
+
+/// All elements from the first to the last.
+void PthFile::read_span(size_t index, void* target) const {
+  const PickledTensor& view = *views_[index];
+  if (view.span == 0) return;
   const PickledStorage& storage = tree_->storage(view);
-  const TensorInfo& info = tensors_[index];
-  const uint64_t item = storage.type->bytes, span = view.span;
-  if (span == 0) return empty(info.shape, info.dtype, cpu);
   const detail::ZipEntry* entry = archive_->find(storage_entry(storage.key));
-  const auto load = [&](const Tensor& target) {
-    archive_->file().read(target.raw_data(), span * item, entry->begin + view.begin * item);
-  };
+  archive_->file().read(target, view.span * storage.type->bytes, entry->begin + view.begin * storage.type->bytes);
+}
+
+void PthFile::read_into(size_t index, const Tensor& target) const {
+  if (!is_stored_as_read(index)) return TensorFile::read_into(index, target);
+  read_span(index, target.raw_data());
+  target.storage()->bump_version();
+  if (target.dtype() == boolean) check_bools(target, archive_->file().name(), tensors_[index].name);
+}
+
+Tensor PthFile::read(size_t index) const {
+  const TensorInfo& info = tensors_[index];
+  if (is_stored_as_read(index)) {
+    Tensor tensor = empty(info.shape, info.dtype, cpu);
+    read_into(index, tensor);
+    return tensor;
+  }
+  const PickledTensor& view = *views_[index];
+  const uint64_t item = tree_->storage(view).type->bytes;
+  if (view.span == 0) return empty(info.shape, info.dtype, cpu);
   if (info.dtype == i64 && item < sizeof(int64_t)) {
-    const Tensor bytes = empty({static_cast<int64_t>(span * item)}, u8, cpu);
-    load(bytes);
+    const Tensor bytes = empty({static_cast<int64_t>(view.span * item)}, u8, cpu);
+    read_span(index, bytes.raw_data());
     if (item == 4) return widened<int32_t>(bytes, view.shape, view.strides);
     return item == 2 ? widened<int16_t>(bytes, view.shape, view.strides)
                      : widened<int8_t>(bytes, view.shape, view.strides);
   }
-  Tensor elements = empty({static_cast<int64_t>(span)}, info.dtype, cpu);
-  load(elements);
+  Tensor elements = empty({static_cast<int64_t>(view.span)}, info.dtype, cpu);
+  read_span(index, elements.raw_data());
   if (info.dtype == boolean) check_bools(elements, archive_->file().name(), info.name);
   const Tensor shaped = make_view(elements, view.shape, view.strides, 0);
   return shaped.is_contiguous() ? shaped : clone(shaped);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <string_view>
+#include <utility>
 
 #include "core/crc32.h"
 #include "core/error.h"
@@ -252,7 +253,7 @@ class DirectoryReader {
 
 }  // namespace
 
-ZipArchive::ZipArchive(const std::filesystem::path& path) : file_(path) {
+ZipArchive::ZipArchive(InputFile file) : file_(std::move(file)) {
   entries_ = DirectoryReader(file_).read();
   for (size_t i = 0; i < entries_.size(); ++i) {
     CAMO_CHECK_CODE(checkpoint, by_name_.emplace(entries_[i].name, i).second, file_.name(), ": ZIP, at byte ",

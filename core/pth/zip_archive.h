@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -25,7 +24,7 @@ class ZipArchive {
   /// Reads the directory and the header of every entry. Counts and sizes are checked against the file's size before
   /// anything is allocated for them; the two directories and all headers must agree; nothing may overlap. Errors are
   /// ErrorCode::checkpoint and name the file, the rule and the byte offset.
-  explicit ZipArchive(const std::filesystem::path& path);
+  explicit ZipArchive(InputFile file);
 
   const InputFile& file() const { return file_; }
   /// In the order of their data.

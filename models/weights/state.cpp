@@ -176,9 +176,16 @@ LoadReport load_state(Module& network, const TensorFile& file, const FileState& 
   CAMO_CHECK_CODE(checkpoint, !pairing.pairs.empty(), report.source, ": no tensor fits the network\n",
                   report.mismatch.str());
   for (const auto& [target, index] : pairing.pairs) {
-    const Tensor values = file.read(index);
-    const Shape shape = target.exported_shape();
-    target.import(values.shape() == shape ? values : reshape(values, shape));
+    const TensorInfo& info = file.tensors()[index];
+    const Tensor& tensor = target.tensor;
+    if (target.layout == Layout::plain && tensor.device().is_cpu() && tensor.dtype() == info.dtype &&
+        tensor.shape() == info.shape) {
+      file.read_into(index, tensor);  // without a copy beside it
+    } else {
+      const Tensor values = file.read(index);
+      const Shape shape = target.exported_shape();
+      target.import(values.shape() == shape ? values : reshape(values, shape));
+    }
     ++report.loaded;
   }
   return report;

@@ -41,6 +41,12 @@ TEST(Checksums, SurviveTheFile) {
   EXPECT_TRUE(verify_checksums(read_safetensors(folder.path() / "f"), "f"));
 }
 
+TEST(Checksums, NamesMustBeText) {
+  SafeTensors file = example();
+  file.tensors[0].first = "a\xff";
+  EXPECT_ERROR(add_checksums(file), "add_checksums: names must be UTF-8; ");
+}
+
 TEST(Checksums, EveryChangeIsNamed) {
   SafeTensors file = example();
   add_checksums(file);

@@ -21,7 +21,7 @@ class ZipFile : public ::testing::Test {
   ZipArchive open(const std::string& bytes) const {
     const auto path = folder_.path() / "crafted.zip";
     std::ofstream(path, std::ios::binary) << bytes;
-    return ZipArchive(path);
+    return ZipArchive(InputFile(path));
   }
   ZipArchive open(const CraftedZip& zip) const { return open(zip.str()); }
 
