@@ -1,10 +1,11 @@
 // PNG and BMP through stb_image and stb_image_write, after checks that stb leaves out: checksums, truncation, extents.
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <vector>
 
+#include "core/crc32.h"
 #include "core/error.h"
 #include "data/codecs.h"
 
@@ -36,23 +37,6 @@ namespace {
 
 static_assert(STBI_MAX_DIMENSIONS == kMaxImageSide);
 
-constexpr std::array<uint32_t, 256> make_crc_table() {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < 256; ++i) {
-    uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ (value & 1 ? 0xEDB88320u : 0u);
-    table[i] = value;
-  }
-  return table;
-}
-
-uint32_t crc32(std::span<const uint8_t> bytes) {
-  static constexpr std::array<uint32_t, 256> kTable = make_crc_table();
-  uint32_t crc = ~0u;
-  for (uint8_t byte : bytes) crc = kTable[(crc ^ byte) & 0xff] ^ (crc >> 8);
-  return ~crc;
-}
-
 uint32_t big_endian(const uint8_t* bytes) {
   return uint32_t{bytes[0]} << 24 | uint32_t{bytes[1]} << 16 | uint32_t{bytes[2]} << 8 | bytes[3];
 }
@@ -63,8 +47,10 @@ int32_t little_endian(const uint8_t* bytes, int count) {
   return static_cast<int32_t>(value);
 }
 
-// Every chunk up to IEND is there with the right checksum, and the picture is not too large.
-void check_png(std::span<const uint8_t> bytes, const std::string& name) {
+// Every chunk up to IEND is there with the right checksum, and the picture is not too large. Returns the offsets of
+// IDAT chunks without data: allowed, but stb copies them to a null pointer when they come first.
+std::vector<size_t> check_png(std::span<const uint8_t> bytes, const std::string& name) {
+  std::vector<size_t> empty;
   size_t at = 8;
   for (bool first = true;; first = false) {
     const bool has_header = bytes.size() - at >= 12;
@@ -72,15 +58,16 @@ void check_png(std::span<const uint8_t> bytes, const std::string& name) {
     CAMO_CHECK_CODE(data, has_header && length <= bytes.size() - at - 12, name, ": the PNG is cut short at byte ",
                     bytes.size(), "; replace it, or leave bad images out with --on-bad-image skip:N");
     const auto type_and_body = bytes.subspan(at + 4, 4 + length);
-    CAMO_CHECK_CODE(data, crc32(type_and_body) == big_endian(&bytes[at + 8 + length]), name,
-                    ": the PNG is damaged: wrong checksum of the chunk at byte ", at,
+    CAMO_CHECK_CODE(data, crc32(type_and_body.data(), type_and_body.size()) == big_endian(&bytes[at + 8 + length]),
+                    name, ": the PNG is damaged: wrong checksum of the chunk at byte ", at,
                     "; replace it, or leave bad images out with --on-bad-image skip:N");
     if (first) {
       CAMO_CHECK_CODE(data, std::memcmp(type_and_body.data(), "IHDR", 4) == 0 && length == 13, name,
                       ": the PNG is damaged: its first chunk must be IHDR; replace it");
       check_image_extent(big_endian(&type_and_body[4]), big_endian(&type_and_body[8]), name);
     }
-    if (std::memcmp(type_and_body.data(), "IEND", 4) == 0) return;
+    if (std::memcmp(type_and_body.data(), "IEND", 4) == 0) return empty;
+    if (length == 0 && std::memcmp(type_and_body.data(), "IDAT", 4) == 0) empty.push_back(at);
     at += 12 + length;
   }
 }
@@ -101,8 +88,18 @@ Image decode_with_stb(std::span<const uint8_t> bytes, const char* format, const 
 
 Image decode_png(std::span<const uint8_t> bytes, const std::string& name) {
   CAMO_CHECK_CODE(data, bytes.size() <= INT32_MAX, name, ": a PNG has at most 2 GiB; got ", bytes.size(), " bytes");
-  check_png(bytes, name);
-  return decode_with_stb(bytes, "PNG", name);
+  const std::vector<size_t> empty = check_png(bytes, name);
+  if (empty.empty()) return decode_with_stb(bytes, "PNG", name);
+  constexpr size_t kChunkBytes = 12;
+  std::vector<uint8_t> rest;
+  size_t done = 0;
+  for (const size_t at : empty) {
+    rest.insert(rest.end(), bytes.begin() + static_cast<std::ptrdiff_t>(done),
+                bytes.begin() + static_cast<std::ptrdiff_t>(at));
+    done = at + kChunkBytes;
+  }
+  rest.insert(rest.end(), bytes.begin() + static_cast<std::ptrdiff_t>(done), bytes.end());
+  return decode_with_stb(rest, "PNG", name);
 }
 
 Image decode_bmp(std::span<const uint8_t> bytes, const std::string& name) {

@@ -134,6 +134,14 @@ TEST(DecodeImage, AlphaIsDropped) {
   EXPECT_EQ(decode_image(make_png(1, 1, 8, 4, {0, 77, 0}), 1, "a").pixels, (Bytes{77}));
 }
 
+TEST(DecodeImage, PngChunksWithoutDataAreSkipped) {
+  Bytes png = make_png(2, 1, 8, 0, {0, 7, 9});
+  constexpr size_t kFirstData = 8 + 25;  // behind the signature and IHDR
+  const Bytes empty{0, 0, 0, 0, 'I', 'D', 'A', 'T', 0x35, 0xaf, 0x06, 0x1e};
+  for (int i = 0; i < 2; ++i) png.insert(png.begin() + kFirstData, empty.begin(), empty.end());
+  EXPECT_EQ(decode_image(png, 1, "a").pixels, (Bytes{7, 9}));
+}
+
 TEST(DecodeImage, ColourPngToGreyKeepsBlackAndWhite) {
   const Bytes png = make_png(2, 1, 8, 2, {0, 255, 255, 255, 0, 0, 0});
   EXPECT_EQ(decode_image(png, 1, "a").pixels, (Bytes{255, 0}));
