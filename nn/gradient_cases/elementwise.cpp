@@ -30,7 +30,7 @@ void add_unary(std::vector<GradientCase>& cases, const char* op, std::function<T
   const std::pair<const char*, Shape> shapes[] = {
       {"scalar", {}}, {"one element", {1, 1}}, {"odd sizes", {3, 5, 7}}, {"map", {2, 3, 4, 5}}, {"empty", {3, 0, 2}}};
   for (const auto& [variant, shape] : shapes) {
-    cases.push_back({op, variant, apply, [shape, domain] { return Tensors{in_domain(shape, domain)}; }});
+    cases.push_back({op, variant, apply, [shape = shape, domain] { return Tensors{in_domain(shape, domain)}; }});
   }
   cases.push_back({op, "strided", apply, [domain] { return Tensors{strided(in_domain({4, 3, 5}, domain))}; }});
 }

@@ -38,7 +38,7 @@ void add_matmul(std::vector<GradientCase>& cases) {
       {"empty batch", {0, 2, 3}, {3, 4}},
   };
   for (const auto& [variant, a, b] : shapes) {
-    cases.push_back({"matmul", variant, apply, [a, b] { return Tensors{draw(a, 1), draw(b, 2)}; }});
+    cases.push_back({"matmul", variant, apply, [a = a, b = b] { return Tensors{draw(a, 1), draw(b, 2)}; }});
   }
   cases.push_back({"matmul", "sliced rows", apply, [] { return Tensors{sliced({2, 3, 4}, 1), sliced({2, 4, 5}, 2)}; }});
   cases.push_back({"matmul", "transposed", apply, [] {
@@ -58,7 +58,7 @@ void add_linear(std::vector<GradientCase>& cases) {
       {"vector", {5}, 3},    {"empty batch", {0, 3}, 2}, {"no inputs", {3, 0}, 2},
   };
   for (const auto& [variant, x, out] : shapes) {
-    cases.push_back({"linear", variant, apply, [x, out] {
+    cases.push_back({"linear", variant, apply, [x = x, out = out] {
                        return Tensors{draw(x, 1), draw({out, x.back()}, 2), draw({out}, 3)};
                      }});
   }
@@ -84,7 +84,7 @@ void add_softmax(std::vector<GradientCase>& cases) {
         {"middle", {3, 7, 5}, 1}, {"empty rows", {0, 4}, -1},   {"empty axis", {3, 0}, 1},
     };
     for (const auto& [variant, shape, axis] : shapes) {
-      cases.push_back({op, variant, along(axis), [shape] { return Tensors{draw(shape, 4, -3, 3)}; }});
+      cases.push_back({op, variant, along(axis), [shape = shape] { return Tensors{draw(shape, 4, -3, 3)}; }});
     }
     cases.push_back({op, "strided", along(1), [] { return Tensors{strided(draw({3, 5, 4}, 4, -3, 3))}; }});
     cases.push_back({op, "sliced", along(-1), [] { return Tensors{sliced({3, 5, 4}, 4)}; }});

@@ -24,8 +24,8 @@ void add_one_input(std::vector<GradientCase>& cases, const char* op, const char*
 void add_strided_input(std::vector<GradientCase>& cases, const char* op, const Shape& shape,
                        std::function<Tensor(const Tensor&)> fn) {
   const TensorFunction apply = [fn](const Tensors& in) -> Tensors { return {fn(in[0])}; };
-  cases.push_back({op, "strided", apply, [shape] { return Tensors{strided(draw(shape, 20))}; }});
-  cases.push_back({op, "sliced", apply, [shape] { return Tensors{sliced(shape, 20)}; }});
+  cases.push_back({op, "strided", apply, [shape = shape] { return Tensors{strided(draw(shape, 20))}; }});
+  cases.push_back({op, "sliced", apply, [shape = shape] { return Tensors{sliced(shape, 20)}; }});
 }
 
 void add_layer_norm(std::vector<GradientCase>& cases) {
@@ -34,7 +34,7 @@ void add_layer_norm(std::vector<GradientCase>& cases) {
                                                   {"odd sizes", {3, 5}},      {"map", {2, 3, 2, 4}},
                                                   {"many rows", {131, 1, 2}}, {"empty", {0, 3}}};
   for (const auto& [variant, shape] : shapes) {
-    cases.push_back({"layer_norm", variant, apply, [shape] {
+    cases.push_back({"layer_norm", variant, apply, [shape = shape] {
                        return Tensors{draw(shape, 1), draw({shape.back()}, 2, 0.5, 1.5), draw({shape.back()}, 3)};
                      }});
   }
@@ -80,7 +80,7 @@ void add_scaled_residual(std::vector<GradientCase>& cases) {
                                                   {"odd sizes", {3, 5}},      {"map", {2, 3, 2, 4}},
                                                   {"many rows", {131, 1, 2}}, {"empty", {0, 3}}};
   for (const auto& [variant, shape] : shapes) {
-    cases.push_back({"scaled_residual", variant, apply, [shape] {
+    cases.push_back({"scaled_residual", variant, apply, [shape = shape] {
                        return Tensors{draw(shape, 1), draw(shape, 2), draw({shape.back()}, 3)};
                      }});
   }
