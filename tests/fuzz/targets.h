@@ -1,8 +1,7 @@
-// What reads bytes from outside, one function per format: for libFuzzer, for the replay of the corpora in the tests,
-// and for files mutated by structure.
+// What reads bytes from outside, one target per format: for libFuzzer, for the replay of the corpora in the tests,
+// and for files mutated by structure. Each is reached through memory: files would take most of the time.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -10,35 +9,19 @@
 
 namespace camo::fuzz {
 
-/// Runs over any bytes. Returns whether they were accepted; a typed error (camo::Error, or CLI11's for configurations)
-/// is a refusal. Every other exception goes through, and is a finding as a crash is.
 struct Target {
   std::string_view name;  // also of its folder in tests/fuzz/corpus
+  /// Runs over any bytes. Returns whether they were accepted; a typed error (camo::Error, or CLI11's for
+  /// configurations) is a refusal. Every other exception goes through, and is a finding as a crash is.
   bool (*run)(std::span<const uint8_t> bytes);
-  /// A change that keeps the file's structure: checksums, lengths and offsets fit again more often than not. Null:
-  /// none.
+  /// A change that keeps the file's structure: checksums, lengths and offsets fit again more often than not.
   std::string (*mutate)(const std::string& bytes, uint64_t seed);
 };
 
-/// safetensors, pth, checkpoint, configuration, picture.
-const std::array<Target, 5>& targets();
-const Target& target(std::string_view name);
-
-/// A file in memory that exists while this lives.
-class MemoryFile {
- public:
-  explicit MemoryFile(std::span<const uint8_t> bytes);
-  ~MemoryFile();
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  int descriptor_;
-  std::string path_;
-};
-
-std::string mutate_safetensors(const std::string& bytes, uint64_t seed);
-std::string mutate_pth(const std::string& bytes, uint64_t seed);
+Target safetensors_target();
+Target pth_target();
+Target checkpoint_target();
+Target configuration_target();
+Target picture_target();
 
 }  // namespace camo::fuzz

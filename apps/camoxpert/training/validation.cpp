@@ -43,12 +43,6 @@ std::string Validation::str() const {
   return fmt::format("IoU {:.4f}  S {:.4f}  wF {:.4f}  MAE {:.4f}", at("iou"), at("sm"), at("wfm"), at("mae"));
 }
 
-std::string best_score_name(const std::string& best_by) {
-  if (best_by == "iou") return "iou";
-  if (best_by == "s-measure") return "sm";
-  fail(ErrorCode::usage, "--best-by: must be iou or s-measure; got ", best_by);
-}
-
 Validation validate(CamoXpert& network, Ema* ema, const std::vector<Sample>& samples, const TrainOptions& options,
                     const std::filesystem::path& sheet, const std::function<void(int64_t done)>& on_progress) {
   const ValidationWeights weights(network, ema);
