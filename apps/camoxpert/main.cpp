@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "apps/camoxpert/commands.h"
+#include "apps/camoxpert/config_file.h"
 #include "apps/camoxpert/training/stop_signals.h"
 #include "core/error.h"
 
@@ -90,7 +91,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "camoxpert " CAMO_VERSION);
   app.require_subcommand(1);
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // a repeated flag replaces the earlier
-  app.set_config("--config", "", "TOML file with flags, e.g. the config.toml of a run folder")->expected(1);
+  add_config_file(app);
   app.fallthrough();  // --config may stand behind the subcommand
   const std::vector<Command> commands{
       add_train_command(app),           add_evaluate_command(app), add_predict_command(app),

@@ -106,6 +106,12 @@ TEST_F(CommandLine, FlagsBeatEnvironmentBeatsConfiguration) {
   expect_failure(predict + " --batch-size -2", 2, "--batch-size: must be at least 1; got -2", "CAMO_BATCH_SIZE=-1");
 }
 
+TEST_F(CommandLine, ConfigurationsWithoutAValueAreRefused) {
+  const std::string config = path("empty_list.toml");
+  std::ofstream(config) << "[train]\ndataset-path=\"data\"\nloss=[]\n";
+  expect_failure("train --config " + config, 2, "--config: 'train.loss' must have a value; got an empty list");
+}
+
 TEST_F(CommandLine, SameSeedGivesTheSameWeights) {
   const std::string twin = path("twin");
   ASSERT_EQ(run_camoxpert("train --dataset-path " + data() + " --checkpoint-dir " + twin + kSmall + " --num-workers 3")

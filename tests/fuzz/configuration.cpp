@@ -6,6 +6,7 @@
 #include <iterator>
 #include <vector>
 
+#include "apps/camoxpert/config_file.h"
 #include "apps/camoxpert/training/train_options.h"
 #include "core/error.h"
 #include "tests/fuzz/mutate.h"
@@ -50,7 +51,7 @@ struct ConfigurationReader {
   ConfigurationReader() {
     app.require_subcommand(1);
     app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    app.set_config("--config", "", "")->expected(1);
+    app::add_config_file(app);
     app.fallthrough();
     train = app.add_subcommand("train", "");
     options.add_to(*train);
