@@ -10,13 +10,13 @@ namespace {
 class ConfigFile : public CLI::ConfigTOML {
  public:
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    std::vector<CLI::ConfigItem> items = CLI::ConfigTOML::from_config(input);
-    for (const CLI::ConfigItem& item : items) {
+    std::vector<CLI::ConfigItem> read = CLI::ConfigTOML::from_config(input);
+    for (const CLI::ConfigItem& item : read) {
       const bool is_section = item.name == "++" || item.name == "--";  // its begin and its end
       CAMO_CHECK_CODE(usage, is_section || !item.inputs.empty(), "--config: '", item.fullname(),
                       "' must have a value; got an empty list");
     }
-    return items;
+    return read;
   }
 };
 
