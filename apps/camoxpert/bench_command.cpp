@@ -57,7 +57,7 @@ int64_t usual_heads(const std::string& backbone) { return edgenext_spec(backbone
 class Bench {
  public:
   Bench(const BenchOptions& options, Device device)
-      : clip_norm_(options.clip_norm), autocast_(options.common.autocast(device)), network_(options.network) {
+      : clip_norm_(options.clip_norm), autocast_(options.common.autocast()), network_(options.network) {
     images_ = to(random_uniform({options.batch_size, options.img_size, options.img_size, 3}, -2, 2, f32, cpu), device);
     const Tensor noise = random_uniform({options.batch_size, options.img_size, options.img_size, 1}, 0, 1, f32, cpu);
     masks_ = to(to(greater(noise, 0.5), f32), device);
@@ -328,7 +328,7 @@ Command add_bench_command(CLI::App& app) {
       ->required()
       ->check(CLI::IsMember({"train-step", "infer", "op", "attention", "loader"}));
   options->common.add_to(*flags);
-  options->common.add_amp(*flags, {"off", "bf16", "fp16"});
+  options->common.add_amp(*flags);
   const auto option = [&](const char* flag, auto& value, const char* text) {
     flags->add_option(flag, value, text)->capture_default_str();
   };

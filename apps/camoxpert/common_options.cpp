@@ -22,9 +22,9 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_flag("--no-flash-attention", no_flash_attention, "The same as --sdpa-backend math, and stronger");
 }
 
-void CommonOptions::add_amp(CLI::App& command, const std::vector<std::string>& choices) {
-  command.add_option("--amp", amp, "On a GPU, compute products in 16 bit, with f32 sums and parameters")
-      ->check(CLI::IsMember(choices))
+void CommonOptions::add_amp(CLI::App& command) {
+  command.add_option("--amp", amp, "Compute in 16 bit, with f32 sums and parameters: off, bf16 or fp16")
+      ->check(CLI::IsMember({"off", "bf16", "fp16"}))
       ->capture_default_str();
 }
 
@@ -40,16 +40,11 @@ Device CommonOptions::apply() const {
   return parse_device(device);
 }
 
-DType CommonOptions::autocast(Device where) const {
-  if (amp == "off") return f32;
-  CAMO_CHECK_CODE(usage, where.is_cuda(), "--amp ", amp, ": 16-bit products need a GPU; got --device ", where,
-                  "; use --amp off");
-  return amp == "bf16" ? bf16 : f16;
-}
+DType CommonOptions::autocast() const { return amp == "bf16" ? bf16 : amp == "fp16" ? f16 : f32; }
 
 std::string CommonOptions::precision(Device where) const {
-  if (where.is_cpu()) return "f32";
   if (amp != "off") return amp + " products, f32 sums and parameters";
+  if (where.is_cpu()) return "f32";
   return tf32 ? "f32, factors of products rounded to TF32 (--no-tf32 turns that off)" : "f32";
 }
 

@@ -22,11 +22,11 @@ struct CommonOptions {
 
   void add_to(CLI::App& command);
   /// --amp, for commands that can compute in 16 bit.
-  void add_amp(CLI::App& command, const std::vector<std::string>& choices);
+  void add_amp(CLI::App& command);
   /// Applies the flags and returns the device; throws with the reason when it can't be used.
   Device apply() const;
-  /// --amp bf16 or fp16: the dtype of an Autocast scope around the network; f32 for off. Throws for a CPU.
-  DType autocast(Device where) const;
+  /// --amp bf16 or fp16: the dtype of an Autocast scope around the network; f32 for off.
+  DType autocast() const;
   /// How numbers are computed on a device: a line for reports.
   std::string precision(Device where) const;
 };

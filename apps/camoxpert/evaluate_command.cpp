@@ -40,6 +40,7 @@ void check(const EvaluateOptions& options) {
     const std::pair<const char*, bool> useless[] = {{"--tta", !options.tta.empty()},
                                                     {"--contact-sheet", !options.contact_sheet.empty()},
                                                     {"--backbone", !options.backbone.empty()},
+                                                    {"--amp", options.common.autocast() != f32},
                                                     {"--img-size", options.img_size != 0}};
     for (const auto& [flag, given] : useless)
       CAMO_CHECK_CODE(usage, !given, flag, ": is of use with --checkpoint only; leave it out with --pred");
@@ -106,6 +107,7 @@ void run_evaluate(const EvaluateOptions& options) {
   check(options);
   EvaluationOptions settings;
   settings.batch_size = options.batch_size;
+  settings.autocast = options.common.autocast();
   settings.contact_sheet = options.contact_sheet;
   settings.max_bad_images = parse_on_bad_image(options.on_bad_image);
   settings.augmentation = TestTimeAugmentation::parse(options.tta);
@@ -160,6 +162,7 @@ Command add_evaluate_command(CLI::App& app) {
   CLI::App* flags =
       app.add_subcommand("evaluate", "Score a checkpoint on a data set's test pictures, or a folder of predictions");
   options->common.add_to(*flags);
+  options->common.add_amp(*flags);
   flags->add_option("--dataset-path", options->dataset_path, "Data set folder; several joined with '+'");
   flags->add_option("--checkpoint", options->checkpoint, "Checkpoint to score");
   flags->add_option("--pred", options->pred, "Folder of predicted maps to score instead of a checkpoint");

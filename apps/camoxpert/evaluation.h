@@ -18,6 +18,7 @@ namespace camo::app {
 struct EvaluationOptions {
   int img_size = 384;
   int64_t batch_size = 4;
+  DType autocast = f32;  // of the network; see core/autocast.h
   TestTimeAugmentation augmentation = {};
   int64_t max_bad_images = 0;                          // left out before giving up
   std::vector<std::string> left_out = {};              // messages of those that were left out before

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/autocast.h"
 #include "core/error.h"
 #include "core/parallel.h"
 #include "data/resize_image.h"
@@ -91,8 +92,8 @@ std::vector<Augmentation> TestTimeAugmentation::views() const {
   return views;
 }
 
-Predictor::Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation)
-    : network_(network), img_size_(img_size), augmentation_(std::move(augmentation)) {
+Predictor::Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation, DType autocast)
+    : network_(network), img_size_(img_size), augmentation_(std::move(augmentation)), autocast_(autocast) {
   for (auto& counts : usage_) counts.assign(static_cast<size_t>(network.spec().num_experts), 0);
 }
 
@@ -111,10 +112,13 @@ void Predictor::add_scale(const std::vector<const Image*>& pictures, int size, s
   std::vector<float> sum(static_cast<size_t>(count * pixels));
   for (const Augmentation& view : augmentation_.views()) {
     const Tensor seen = view == Augmentation{} ? input : view_of(input, view);
-    const CamoXpertOutput output = network_(to(seen, device));
+    const CamoXpertOutput output = [&] {
+      const Autocast precision(autocast_);
+      return network_(to(seen, device));
+    }();
     for (size_t stage = 0; stage < usage_.size(); ++stage)
       for (size_t e = 0; e < usage_[stage].size(); ++e) usage_[stage][e] += output.routing[stage].counts[e];
-    add_back(sum, contiguous(to(sigmoid(output.logits), cpu)), view);  // [N, S, S, 1]
+    add_back(sum, contiguous(to(sigmoid(to(output.logits, f32)), cpu)), view);  // [N, S, S, 1]
   }
   const auto share = 1.0f / static_cast<float>(augmentation_.passes());
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {

@@ -43,8 +43,9 @@ using ExpertUsage = std::array<std::vector<int64_t>, 4>;
 
 class Predictor {
  public:
-  /// The network sees squares of `img_size` pixels a side, on its own device; it must be in evaluation mode.
-  Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation = {});
+  /// The network sees squares of `img_size` pixels a side, on its own device; it must be in evaluation mode. `autocast`
+  /// is the dtype of its products.
+  Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation = {}, DType autocast = f32);
 
   /// One map a picture, at the picture's own size.
   std::vector<ProbabilityMap> operator()(const std::vector<const Image*>& pictures);
@@ -57,6 +58,7 @@ class Predictor {
   const CamoXpert& network_;
   int img_size_;
   TestTimeAugmentation augmentation_;
+  DType autocast_;
   ExpertUsage usage_;
 };
 

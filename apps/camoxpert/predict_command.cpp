@@ -110,7 +110,7 @@ void run_predict(const PredictOptions& options) {
   fs::create_directories(options.output_dir, failure);
   CAMO_CHECK_CODE(data, !failure && fs::is_directory(options.output_dir), "predict: can't create the folder ",
                   options.output_dir, ": ", failure.message());
-  Predictor predict(*loaded.network, img_size, augmentation);
+  Predictor predict(*loaded.network, img_size, augmentation, options.common.autocast());
   Progress progress("predict", static_cast<int64_t>(paths.size()), "images");
   TolerantReader<Image> reader(paths.size(), bad, [&](size_t i) { return decode_image(paths[i], 3); });
   const auto batch_size = static_cast<size_t>(options.batch_size);
@@ -141,6 +141,7 @@ Command add_predict_command(CLI::App& app) {
   auto options = std::make_shared<PredictOptions>();
   CLI::App* flags = app.add_subcommand("predict", "Write the predicted mask of every picture as an 8-bit PNG");
   options->common.add_to(*flags);
+  options->common.add_amp(*flags);
   flags->add_option("--checkpoint", options->checkpoint, "Checkpoint to use")->required();
   flags->add_option("--input", options->input, "Picture, folder of pictures, or .txt list of paths")->required();
   flags->add_option("--output-dir", options->output_dir, "Folder for the masks (made if missing)")->required();

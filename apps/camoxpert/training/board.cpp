@@ -32,6 +32,11 @@ void add_step(TensorBoardWriter& board, const StepReport& report, double backbon
   if (backbone_lr_scale > 0) board.scalar("lr/backbone", step, report.plan.lr * backbone_lr_scale);
 }
 
+void add_scaler(TensorBoardWriter& board, int64_t step, double loss_scale, int64_t skipped) {
+  board.scalar("train/loss_scale", step, loss_scale);
+  board.scalar("train/overflowed_steps", step, static_cast<double>(skipped));
+}
+
 void add_validation(TensorBoardWriter& board, int64_t step, const Validation& validation,
                     const std::filesystem::path& sheet) {
   for (const auto& [name, value] : validation.scores) board.scalar("validation/" + name, step, value);

@@ -16,9 +16,13 @@ void report_start(RunFolder& folder, const TrainOptions& options, const CamoXper
                   Device device, bool caching, const std::string& weights) {
   for (const auto& [key, value] : system_info()) folder.log(fmt::format("{:<12} {}", key, value));
   folder.log(fmt::format("device       {}, {}", device.str(), options.common.precision(device)));
+  if (options.common.autocast() == f16) {
+    folder.log("precision    f16 with a loss scale that adapts; a step whose gradients overflow is skipped");
+  }
   folder.log(fmt::format("network      CamoXpert on {}, {} experts, {:L} parameters", options.network.backbone,
                          options.network.num_experts, network.parameter_count()));
-  for (const std::string& line : attention_report(options.network, options.img_size, device, f32)) {
+  for (const std::string& line :
+       attention_report(options.network, options.img_size, device, options.common.autocast())) {
     folder.log("attention    " + line);
   }
   folder.log(fmt::format("data         {} training pairs, {} px, batch {} x {}, {}{}\n{}", data.train.size(),
@@ -77,6 +81,10 @@ std::string run_summary(const RunState& state, const TrainOptions& options, cons
   }
   if (state.skipped_steps > 0 || state.rollbacks > 0) {
     text += fmt::format("\n  not finite  {} steps skipped, {} rollbacks", state.skipped_steps, state.rollbacks);
+  }
+  if (!state.scaler.is_null()) {
+    text += fmt::format("\n  loss scale  {}; {} steps skipped", state.scaler.value("scale", 0.0),
+                        state.scaler.value("skipped", int64_t{0}));
   }
   const std::string best = checkpoint_path(options.checkpoint_dir, "best").string();
   text += fmt::format("\n  best        {}", best);

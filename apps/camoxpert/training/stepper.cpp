@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "apps/camoxpert/training/finite_search.h"
+#include "core/autocast.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
 #include "ops/shape_ops.h"
@@ -13,14 +14,15 @@
 namespace camo::app {
 
 Stepper::Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, DeviceBatches& batches, Ema* ema,
-                 double clip_norm)
+                 const StepOptions& options)
     : network_(network),
       loss_(loss),
       loader_(loader),
       batches_(batches),
       ema_(ema),
-      clip_norm_(clip_norm),
+      options_(options),
       guard_(zeros({}, f64, network.parameters().front().device())) {
+  if (options.autocast == f16) scaler_.emplace();
   for (const NamedTensor& buffer : network.named_buffers()) {
     (is_floating(buffer.tensor.dtype()) ? buffers_ : counters_).push_back(buffer.tensor);
   }
@@ -36,15 +38,19 @@ void Stepper::accumulate(Pending& pending) {
   for (int64_t i = 0; i < pending.plan.batches; ++i) {
     const std::optional<Batch> batch = batches_.next();
     CAMO_ASSERT(batch.has_value());
-    const CamoXpertOutput output = network_(batch->images);
-    const LossOutput loss = loss_(output, batch->masks);
+    const auto [output, loss] = [&] {
+      const Autocast precision(options_.autocast);
+      CamoXpertOutput predicted = network_(batch->images);
+      LossOutput computed = loss_(predicted, batch->masks);
+      return std::pair(std::move(predicted), std::move(computed));
+    }();
     if (pending.expert_counts.empty()) pending.expert_counts.resize(output.routing.size());
     for (size_t layer = 0; layer < output.routing.size(); ++layer) {
       const std::vector<int64_t>& counts = output.routing[layer].counts;
       pending.expert_counts[layer].resize(counts.size());
       for (size_t e = 0; e < counts.size(); ++e) pending.expert_counts[layer][e] += counts[e];
     }
-    backward(loss.total * (1.0 / static_cast<double>(pending.plan.batches)));
+    backward(loss.total * ((scaler_ ? scaler_->scale() : 1.0) / static_cast<double>(pending.plan.batches)));
     const NoGrad no_grad;
     Tensors values{reshape(loss.total, {1})};
     loss_names_ = {"loss"};
@@ -66,13 +72,15 @@ void Stepper::run(const StepPlan& plan) {
                   .expert_counts = {},
                   .before = default_generator().state(),
                   .after = {},
+                  .scaler = scaler_,
                   .optimizer_steps = optimizer_->step_counts(),
                   .buffers = joined_buffers(),
                   .counters = {}};
   for (const Tensor& counter : counters_) pending.counters.push_back(clone(counter));
   accumulate(pending);
   pending.after = default_generator().state();
-  pending.gradient_norm = clip_gradients(network_.parameters(), clip_norm_);
+  pending.gradient_norm = clip_gradients(network_.parameters(), options_.clip_norm, scaler_ ? 1 / scaler_->scale() : 1);
+  if (scaler_) scaler_->step_taken();
   pending.statistics = sum(to(joined_buffers(), f64));
   add_into(guard_, select(pending.losses, 0, 0));
   add_into(guard_, pending.gradient_norm);
@@ -92,15 +100,18 @@ Stepper::Outcome Stepper::read() {
       return std::isfinite(value) ? std::string() : fmt::format("{} {}", what, std::isnan(value) ? "nan" : "infinite");
     };
     std::string reason = wrong("the loss is", values[0]);
-    if (reason.empty()) reason = wrong("the gradient's norm is", norm);
     if (reason.empty()) reason = wrong("the running statistics of batch norms are", pending.statistics.item());
+    const bool overflow =
+        reason.empty() && !std::isfinite(norm) && pending.scaler.has_value() && pending.scaler->can_back_off();
+    if (reason.empty()) reason = wrong("the gradient's norm is", norm);
     if (!reason.empty()) {
-      outcome.bad = go_back(pending, reason);
+      outcome.bad = go_back(pending, reason, overflow);
       break;
     }
     StepReport report{.plan = pending.plan,
                       .losses = {.sums = {}, .count = pending.plan.batches},
                       .gradient_norm = norm,
+                      .loss_scale = pending.scaler ? pending.scaler->scale() : 1,
                       .expert_counts = std::move(pending.expert_counts)};
     for (size_t i = 0; i < values.size(); ++i) report.losses.sums.emplace_back(loss_names_[i], values[i]);
     outcome.reports.push_back(std::move(report));
@@ -124,24 +135,31 @@ void Stepper::restore_buffers(const Pending& pending) const {
   for (size_t i = 0; i < counters_.size(); ++i) copy_into(counters_[i], pending.counters[i]);
 }
 
-BadStep Stepper::go_back(const Pending& bad, const std::string& what) {
+BadStep Stepper::go_back(const Pending& bad, const std::string& what, bool overflow) {
   guard_ = zeros({}, f64, guard_.device());
   optimizer_->set_step_counts(bad.optimizer_steps);
+  scaler_ = bad.scaler;
   restore_buffers(bad);
   std::string reason = what;
-  try {
-    const std::string found = search(bad);
-    reason += found.empty() ? "; no tensor was non-finite when the step was repeated"
-                            : "; the first non-finite tensor is " + found;
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::device) throw;
-    reason += "; the memory is too small to repeat the step and look for the tensor";
+  if (overflow) {
+    reason += fmt::format("; loss scale {}, now ", scaler_->scale());
+    scaler_->back_off();
+    reason += fmt::format("{}", scaler_->scale());
+  } else {
+    try {
+      const std::string found = search(bad);
+      reason += found.empty() ? "; no tensor was non-finite when the step was repeated"
+                              : "; the first non-finite tensor is " + found;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::device) throw;
+      reason += "; the memory is too small to repeat the step and look for the tensor";
+    }
   }
   network_.zero_grad();
   restore_buffers(bad);
   default_generator().set_state(bad.after);
   loader_.start_epoch(bad.plan.epoch, bad.plan.first_batch + bad.plan.batches);
-  return {bad.plan, reason, bad.before, bad.after};
+  return {bad.plan, overflow, reason, bad.before, bad.after};
 }
 
 std::string Stepper::search(const Pending& bad) {

@@ -14,6 +14,7 @@
 #include "models/camoxpert/network.h"
 #include "nn/optim/adamw.h"
 #include "nn/optim/ema.h"
+#include "nn/optim/grad_scaler.h"
 
 namespace camo::app {
 
@@ -29,24 +30,34 @@ struct StepReport {
   StepPlan plan;
   LossMeans losses;
   double gradient_norm = 0;
+  double loss_scale = 1;
   std::vector<std::vector<int64_t>> expert_counts;  // [layer][expert]
 };
 
 /// A step whose loss or gradient was not finite. It changed nothing.
 struct BadStep {
   StepPlan plan;
+  bool overflow = false;    // only the scaled gradients: the next step has a smaller scale
   std::string reason;       // "the loss is nan; the first non-finite tensor is ..."
   RandomKey before, after;  // states of default_generator()
+};
+
+struct StepOptions {
+  double clip_norm = 1;
+  DType autocast = f32;  // of the passes; f16 has its loss scaled
 };
 
 class Stepper {
  public:
   /// All must outlive the stepper; `ema` may be null.
-  Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, DeviceBatches& batches, Ema* ema, double clip_norm);
+  Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, DeviceBatches& batches, Ema* ema,
+          const StepOptions& options);
 
   /// The optimizer of the following steps. No step may be pending.
   void set_optimizer(std::unique_ptr<AdamW> optimizer);
   AdamW* optimizer() const { return optimizer_.get(); }
+  /// Of f16, else null. Counts pending steps as taken.
+  GradScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
 
   /// Queues a step over the loader's next batches. Waits for the device only where the mixtures of experts do: its
   /// numbers stay pending. A step that is not finite, and those queued after it, change no weights.
@@ -70,13 +81,15 @@ class Stepper {
     std::vector<std::vector<int64_t>> expert_counts;
     // For going back to before the step.
     RandomKey before, after;
+    std::optional<GradScaler> scaler;
     std::vector<int64_t> optimizer_steps;
     Tensor buffers;    // joined
     Tensors counters;  // whole numbers, on the host
   };
   /// Gradients of the batches, summed; fills the pending step's losses and counts.
   void accumulate(Pending& pending);
-  BadStep go_back(const Pending& bad, const std::string& what);
+  BadStep go_back(const Pending& bad, const std::string& what, bool overflow);
+  /// Names the first tensor that is not finite when the step is repeated.
   std::string search(const Pending& bad);
   /// All values of the buffers in one tensor, and back.
   Tensor joined_buffers() const;
@@ -87,7 +100,8 @@ class Stepper {
   DataLoader& loader_;
   DeviceBatches& batches_;
   Ema* ema_;
-  double clip_norm_;
+  StepOptions options_;
+  std::optional<GradScaler> scaler_;
   std::unique_ptr<AdamW> optimizer_;
   Tensors buffers_;   // the network's floating ones: running statistics of batch norms
   Tensors counters_;  // its other ones: batches that they have seen

@@ -18,6 +18,21 @@ namespace {
 
 constexpr size_t kStepsBetweenReads = 10;  // on a GPU: each read waits for it
 
+nlohmann::json scaler_to_json(const GradScaler& scaler) {
+  const GradScaler::State& state = scaler.state();
+  return {{"scale", state.scale}, {"good_steps", state.good_steps}, {"skipped", state.skipped}};
+}
+
+void load_scaler(GradScaler& scaler, const nlohmann::json& stored) {
+  try {
+    scaler.load_state({.scale = stored.at("scale").get<double>(),
+                       .good_steps = stored.at("good_steps").get<int64_t>(),
+                       .skipped = stored.at("skipped").get<int64_t>()});
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::checkpoint, "train: the state of the gradient scaler can't be read: ", error.what());
+  }
+}
+
 }  // namespace
 
 Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
@@ -25,6 +40,7 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
   options_.check();
   on_nan_ = parse_on_nan(options_.on_nan);
   device_ = options_.common.apply();
+  autocast_ = options_.common.autocast();
   loss_ = make_loss(options_.loss);
   data_ = plan_data(options_);
   const auto resume_point = find_resume_point(options_, config_, data_.fingerprint(), warnings_);
@@ -41,7 +57,7 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
   if (resumed_) restore(*resume_point);
   state_.config = config_;
   state_.data_fingerprint = data_.fingerprint();
-  stepper_ = std::make_unique<Stepper>(*network_, *loss_, *loader_, *batches_, ema_.get(), options_.clip_norm);
+  make_stepper();
   folder_ = std::make_unique<RunFolder>(options_.checkpoint_dir, config_, resumed_ ? state_.step : -1);
 }
 
@@ -61,9 +77,15 @@ void Trainer::make_loader() {
   batches_ = std::make_unique<DeviceBatches>(*loader_, device_);
 }
 
+void Trainer::make_stepper() {
+  stepper_ = std::make_unique<Stepper>(*network_, *loss_, *loader_, *batches_, ema_.get(),
+                                       StepOptions{.clip_norm = options_.clip_norm, .autocast = autocast_});
+  if (stepper_->scaler() != nullptr && !state_.scaler.is_null()) load_scaler(*stepper_->scaler(), state_.scaler);
+}
+
 void Trainer::set_loss(std::unique_ptr<Loss> loss) {
   loss_ = std::move(loss);
-  stepper_ = std::make_unique<Stepper>(*network_, *loss_, *loader_, *batches_, ema_.get(), options_.clip_norm);
+  make_stepper();
 }
 
 void Trainer::restore(const ResumePoint& point) {
@@ -95,6 +117,7 @@ bool Trainer::stopped_early() const {
 void Trainer::save(const char* name) {
   state_.random = default_generator().state();
   state_.seconds = seconds();
+  state_.scaler = stepper_->scaler() != nullptr ? scaler_to_json(*stepper_->scaler()) : nlohmann::json();
   const double iou = state_.history.empty() ? 0 : state_.history.back().value("val_iou", 0.0);
   save_checkpoint(
       checkpoint_path(folder_->path(), name), *network_,
@@ -144,10 +167,14 @@ void Trainer::book(const StepReport& report) {
   progressed_ = true;
   nlohmann::json row{
       {"step", plan.step}, {"epoch", plan.epoch + 1}, {"lr", plan.lr}, {"gradient_norm", report.gradient_norm}};
+  if (stepper_->scaler() != nullptr) row["loss_scale"] = report.loss_scale;
   report.losses.write_to(row);
   folder_->add_metrics(row);
   const bool frozen = stages_[static_cast<size_t>(state_.stage)].backbone_frozen;
   add_step(folder_->tensorboard(), report, frozen ? 0 : options_.backbone_lr_scale);
+  if (GradScaler* scaler = stepper_->scaler()) {
+    add_scaler(folder_->tensorboard(), plan.step, report.loss_scale, scaler->state().skipped);
+  }
 }
 
 void Trainer::read_steps() {
@@ -161,6 +188,7 @@ void Trainer::handle(const BadStep& bad) {
   state_.step = bad.plan.step;
   state_.stage_step = bad.plan.stage_step;
   state_.batch = bad.plan.first_batch + bad.plan.batches;
+  if (bad.overflow) return skip_overflow(bad);
   const std::string what = fmt::format("step {} is not finite: {}", bad.plan.step, bad.reason);
   const bool skips = on_nan_.action == OnNan::Action::skip && state_.skipped_steps < on_nan_.limit;
   const bool rolls_back = on_nan_.action == OnNan::Action::rollback && rollbacks_in_a_row_ < on_nan_.limit;
@@ -195,6 +223,16 @@ void Trainer::handle(const BadStep& bad) {
   }
 }
 
+void Trainer::skip_overflow(const BadStep& bad) {
+  folder_->add_metrics({{"step", bad.plan.step},
+                        {"epoch", bad.plan.epoch + 1},
+                        {"lr", bad.plan.lr},
+                        {"not_finite", bad.reason},
+                        {"action", "lower the loss scale"}});
+  folder_->log(fmt::format("step {} overflows f16 and is skipped: {}", bad.plan.step, bad.reason));
+  add_scaler(folder_->tensorboard(), bad.plan.step, stepper_->scaler()->scale(), stepper_->scaler()->state().skipped);
+}
+
 void Trainer::roll_back() {
   const ResumePoint point = *newest_resume_point(folder_->path(), warnings_);
   for (const std::string& warning : std::exchange(warnings_, {})) folder_->log(warning);
@@ -215,10 +253,13 @@ void Trainer::show_progress(Progress& progress, const Stage& stage) const {
   int64_t left = stage.steps - state_.stage_step;
   for (size_t s = static_cast<size_t>(state_.stage) + 1; s < stages_.size(); ++s) left += stages_[s].steps;
   const double per_step = state_.training_seconds / static_cast<double>(std::max<int64_t>(1, state_.step));
-  progress.update(state_.batch * options_.batch_size,
-                  fmt::format("{}  lr {:.1e}  mem {}  run ETA {}", shown_.count > 0 ? shown_.str() : "",
-                              stepper_->optimizer()->lr(), format_bytes(memory_stats(device_).peak_bytes),
-                              format_duration(per_step * static_cast<double>(left))));
+  const GradScaler* const scaler = stepper_->scaler();
+  progress.update(
+      state_.batch * options_.batch_size,
+      fmt::format(
+          "{}  lr {:.1e}{}  mem {}  run ETA {}", shown_.count > 0 ? shown_.str() : "", stepper_->optimizer()->lr(),
+          scaler == nullptr ? "" : fmt::format("  scale {} ({} skipped)", scaler->scale(), scaler->state().skipped),
+          format_bytes(memory_stats(device_).peak_bytes), format_duration(per_step * static_cast<double>(left))));
 }
 
 void Trainer::train_epoch(const Stage& stage) {
@@ -340,6 +381,7 @@ void Trainer::run() {
     state_.stage_step = 0;
     state_.validations_without_gain = 0;
   }
+  if (stepper_->scaler() != nullptr) state_.scaler = scaler_to_json(*stepper_->scaler());
   folder_->log(run_summary(state_, options_,
                            stopped_early() ? "; stopped early"
                            : out_of_time_  ? "; out of time"

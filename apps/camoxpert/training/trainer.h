@@ -41,6 +41,7 @@ class Trainer {
 
  private:
   void make_loader();
+  void make_stepper();
   void restore(const ResumePoint& point);
   void begin_stage(const Stage& stage);
   std::unique_ptr<AdamW> make_optimizer() const;
@@ -52,6 +53,7 @@ class Trainer {
   void read_steps();
   void book(const StepReport& report);
   void handle(const BadStep& bad);
+  void skip_overflow(const BadStep& bad);
   void roll_back();
   /// Validates, writes pictures, history and checkpoints.
   void validate_now();
@@ -69,6 +71,7 @@ class Trainer {
   OnNan on_nan_;
   std::string config_;
   Device device_;
+  DType autocast_ = f32;
   DataPlan data_;
   std::unique_ptr<CamoXpert> network_;
   std::unique_ptr<Loss> loss_;

@@ -48,6 +48,7 @@ Validation validate(CamoXpert& network, Ema* ema, const std::vector<Sample>& sam
   const ValidationWeights weights(network, ema);
   EvaluationOptions evaluation;
   evaluation.img_size = options.img_size;
+  evaluation.autocast = options.common.autocast();
   evaluation.max_bad_images = parse_on_bad_image(options.on_bad_image);
   evaluation.contact_sheet = sheet;
   evaluation.on_progress = on_progress;
