@@ -34,6 +34,7 @@ TEST(Options, Limits) {
   rejects([](TrainOptions& o) { o.lr = 1e7; }, "--lr: must be above 0 and at most 1e+06; got 1e+07");
   rejects([](TrainOptions& o) { o.lr = 10, o.weight_decay = 1; },
           "--weight-decay: must be at most 1 / --lr (0.1); got 1");
+  rejects([](TrainOptions& o) { o.loss_scale = 0.5; }, "--loss-scale: must be between 1 and 2^64; got 0.5");
   rejects([](TrainOptions& o) { o.backbone_lr_scale = 2; }, "--backbone-lr-scale: must be in [0, 1]; got 2");
   rejects([](TrainOptions& o) { o.schedule = "step"; }, "--schedule: must be onecycle or cosine; got step");
   rejects([](TrainOptions& o) { o.aug = "heavy"; }, "--aug: must be off, light or strong; got heavy");

@@ -22,7 +22,7 @@ Stepper::Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, Devic
       ema_(ema),
       options_(options),
       guard_(zeros({}, f64, network.parameters().front().device())) {
-  if (options.autocast == f16) scaler_.emplace();
+  if (options.autocast == f16) scaler_.emplace(GradScalerOptions{.initial = options.loss_scale});
   for (const NamedTensor& buffer : network.named_buffers()) {
     (is_floating(buffer.tensor.dtype()) ? buffers_ : counters_).push_back(buffer.tensor);
   }

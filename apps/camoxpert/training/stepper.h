@@ -44,7 +44,8 @@ struct BadStep {
 
 struct StepOptions {
   double clip_norm = 1;
-  DType autocast = f32;  // of the passes; f16 has its loss scaled
+  DType autocast = f32;       // of the passes; f16 has its loss scaled
+  double loss_scale = 65536;  // the first one
 };
 
 class Stepper {

@@ -55,6 +55,7 @@ void TrainOptions::add_to(CLI::App& command) {
          training);
   option("--weight-decay", weight_decay, "Of AdamW", training);
   option("--clip-norm", clip_norm, "Largest gradient norm; larger gradients are scaled down", training);
+  option("--loss-scale", loss_scale, "First loss scale of --amp fp16; it adapts", training);
   command.add_flag("--use-ema", use_ema, "Validate and save a moving average of the weights")->group(training);
   option("--ema-decay", ema_decay, "Decay per step of the moving average", training);
 
@@ -109,6 +110,8 @@ void TrainOptions::check() const {
   parse_on_nan(on_nan);
   best_score_name(best_by);
   CAMO_CHECK_CODE(usage, clip_norm > 0, "--clip-norm: must be above 0; got ", clip_norm);
+  CAMO_CHECK_CODE(usage, loss_scale >= 1 && loss_scale <= 0x1p64, "--loss-scale: must be between 1 and 2^64; got ",
+                  loss_scale);
   CAMO_CHECK_CODE(usage, stage1_epochs <= epochs, "--stage1-epochs: must be at most --epochs (", epochs, "); got ",
                   stage1_epochs);
   CAMO_CHECK_CODE(usage, val_fraction > 0 && val_fraction <= 1, "--val-fraction: must be in (0, 1]; got ",

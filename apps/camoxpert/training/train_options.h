@@ -28,7 +28,7 @@ struct TrainOptions {
   std::string loss = "advanced_cod";
   int64_t epochs = 120, stage1_epochs = 30;
   int64_t batch_size = 2, accumulation_steps = 4;
-  double lr = 2.5e-4, backbone_lr_scale = 0.1, weight_decay = 1e-4, clip_norm = 1;
+  double lr = 2.5e-4, backbone_lr_scale = 0.1, weight_decay = 1e-4, clip_norm = 1, loss_scale = 65536;
   std::string schedule = "onecycle";
   double warmup = 0.1;  // share of a stage's steps
   bool use_ema = false;
