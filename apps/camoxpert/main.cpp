@@ -107,7 +107,7 @@ int run(int argc, char** argv) {
   const std::vector<std::string> typed = arguments;
   try {
     std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants a vector
-    app.parse(arguments);
+    parse_arguments(app, arguments);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     fmt::print(stderr, "camoxpert: {}\n", error.what());

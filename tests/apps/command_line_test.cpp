@@ -112,6 +112,12 @@ TEST_F(CommandLine, ConfigurationsWithoutAValueAreRefused) {
   expect_failure("train --config " + config, 2, "--config: 'train.loss' must have a value; got an empty list");
 }
 
+TEST_F(CommandLine, SwitchesWithHugeNumbersAreRefused) {
+  const std::string config = path("huge_switch.toml");
+  std::ofstream(config) << "[train]\ndataset-path=\"data\"\nno-tf32=18446744073709551614\n";
+  expect_failure("train --config " + config, 2, "a switch must be true or false, or a number of at most 64 bits");
+}
+
 TEST_F(CommandLine, SameSeedGivesTheSameWeights) {
   const std::string twin = path("twin");
   ASSERT_EQ(run_camoxpert("train --dataset-path " + data() + " --checkpoint-dir " + twin + kSmall + " --num-workers 3")

@@ -68,7 +68,7 @@ bool run_configuration(std::span<const uint8_t> bytes) {
   own.file.assign(bytes);
   own.options = {};
   try {
-    own.app.parse(std::vector<std::string>{own.file.path(), "--config", "train"});  // from the back, as CLI11 wants it
+    app::parse_arguments(own.app, {own.file.path(), "--config", "train"});
     own.options.check();
     return true;
   } catch (const CLI::Error&) {

@@ -102,6 +102,13 @@ TEST(RunState, TextKeepsEveryBit) {
   EXPECT_ERROR(run_state_from_text("{}", "a.safetensors"), "a.safetensors: the state of the run can't be read");
   EXPECT_ERROR(run_state_from_text(text.substr(9), "a.safetensors"),
                "a.safetensors: the state of the run can't be read");
+  for (const char* key : {"batch", "random", "scaler"}) {
+    nlohmann::json changed = nlohmann::json::parse(text);
+    if (std::string(key) == "batch") changed[key] = 1e300;
+    else if (std::string(key) == "random") changed[key] = {1e300, 2};
+    else changed[key] = {{"scale", 2.0}, {"good_steps", 0.5}, {"skipped", 0}};
+    EXPECT_ERROR(run_state_from_text(changed.dump(), "a.safetensors"), "must be a whole number; got ");
+  }
 }
 
 TEST(Configs, WhatMayChange) {

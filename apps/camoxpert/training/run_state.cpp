@@ -26,9 +26,22 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, epoch, batch, step, stage_st
 
 std::string to_text(const RunState& state) { return nlohmann::json(state).dump(); }
 
+/// The JSON library cuts fractions off where a whole number is wanted, and has no defined result for large ones.
+static void require_whole_numbers(const nlohmann::json& value, const std::string& name, const std::string& source) {
+  static const std::set<std::string> kReal{"value", "untrained_score", "seconds", "training_seconds", "history", "sums",
+                                           "scale"};
+  if (kReal.contains(name)) return;
+  CAMO_CHECK_CODE(checkpoint, !value.is_number_float(), source, ": the state of the run can't be read: '", name,
+                  "' must be a whole number; got ", value.dump());
+  if (!value.is_structured()) return;
+  for (const auto& [key, item] : value.items()) require_whole_numbers(item, value.is_object() ? key : name, source);
+}
+
 RunState run_state_from_text(const std::string& text, const std::string& source) {
   try {
-    return nlohmann::json::parse(text).get<RunState>();
+    const nlohmann::json state = nlohmann::json::parse(text);
+    require_whole_numbers(state, "state", source);
+    return state.get<RunState>();
   } catch (const nlohmann::json::exception& error) {
     fail(ErrorCode::checkpoint, source, ": the state of the run can't be read: ", error.what());
   }
