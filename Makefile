@@ -12,7 +12,8 @@ CMAKE_FLAGS ?=
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
-demo: build  ## train and evaluate on a small synthetic data set
+demo: configure  ## build the program, train and evaluate it on a small synthetic data set
+	@cmake --build $(BUILD) -j $(JOBS) --target camoxpert
 	@scripts/demo.sh $(BUILD)
 
 test: build  ## build and run all tests
