@@ -7,9 +7,7 @@
 #include <queue>
 #include <unordered_map>
 
-#include "core/autocast.h"
 #include "core/op_observer.h"
-#include "core/random.h"
 #include "core/saved_tensors.h"
 
 namespace camo {
@@ -17,7 +15,6 @@ namespace camo {
 namespace {
 
 thread_local bool recording = true;
-thread_local bool recomputing = false;
 thread_local SavedTensors* saved_list = nullptr;
 std::atomic<uint64_t> next_sequence{1};
 
@@ -330,81 +327,6 @@ void remove_gradient_hook(uint64_t handle) {
   HookTable& table = hook_table();
   std::lock_guard lock(table.mutex);
   table.entries.erase(handle);
-}
-
-// --- recompute checkpointing ---
-
-bool is_recomputing() { return recomputing; }
-
-namespace {
-
-/// Sets a flag within a scope.
-class FlagScope {
- public:
-  explicit FlagScope(bool& flag) : flag_(flag), previous_(flag) { flag_ = true; }
-  ~FlagScope() { flag_ = previous_; }
-  FlagScope(const FlagScope&) = delete;
-  FlagScope& operator=(const FlagScope&) = delete;
-
- private:
-  bool& flag_;
-  bool previous_;
-};
-
-struct CheckpointNode final : Node {
-  CheckpointNode() : Node("checkpoint") {}
-  std::function<Tensor(const Tensors&)> fn;
-  std::vector<std::unique_ptr<Saved>> inputs;
-  RandomKey random_state;
-  DType autocast = f32;
-
-  Tensors backward(const Tensors& dy) override {
-    Tensors again;
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      Tensor input = inputs[i]->get();
-      if (input.defined()) {
-        input = input.detach();
-        if (needs(static_cast<int>(i))) input.set_requires_grad(true);
-      }
-      again.push_back(input);
-    }
-    const RandomKey current = default_generator().state();
-    default_generator().set_state(random_state);
-    Tensor output;
-    {
-      const EnableGrad enable;
-      const FlagScope scope(recomputing);
-      const Autocast precision(autocast);
-      output = fn(again);
-    }
-    default_generator().set_state(current);
-    if (output.requires_grad()) camo::backward(output, dy[0]);
-    Tensors gradients;
-    for (const Tensor& input : again) gradients.push_back(input.defined() ? input.grad() : Tensor());
-    return gradients;
-  }
-};
-
-}  // namespace
-
-Tensor checkpoint(const std::function<Tensor(const Tensors&)>& fn, const Tensors& inputs) {
-  if (!grad_enabled()) return fn(inputs);
-  auto node = std::make_shared<CheckpointNode>();
-  node->fn = fn;
-  node->random_state = default_generator().state();
-  node->autocast = autocast_dtype();
-  Tensor output;
-  {
-    const NoGrad no_grad;
-    output = fn(inputs).detach();
-  }
-  for (const Tensor& input : inputs) {
-    node->inputs.push_back(std::make_unique<Saved>(node.get(), "input"));
-    *node->inputs.back() = input;
-  }
-  // fn's parameters are not among the inputs, so the node is recorded whether or not an input requires a gradient.
-  connect(node, std::span<const Tensor>(&output, 1), inputs);
-  return output;
 }
 
 }  // namespace camo
