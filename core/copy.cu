@@ -8,6 +8,7 @@
 #include "core/tensor.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/index_fault.h"
+#include "core/cuda/recording.h"
 #endif
 #ifdef __CUDACC__
 #include "core/cuda/elementwise.cuh"
@@ -101,6 +102,8 @@ int64_t bytes_of(const Tensor& x) { return x.numel() * size_in_bytes(x.dtype());
 /// Between devices, or within one: contiguous on both sides, same dtype.
 void copy_bytes(const Tensor& target, const Tensor& source) {
   const Device device = target.is_cuda() ? target.device() : source.device();
+  if (!target.is_cuda()) cuda::refuse_recording("a copy from the device to the host");
+  if (!source.is_cuda()) cuda::refuse_recording("a copy from the host to the device");
   cudaStream_t stream = cuda::use(device);
   CAMO_CUDA(cudaMemcpyAsync(target.raw_data(), source.raw_data(), static_cast<size_t>(bytes_of(target)),
                             cudaMemcpyDefault, stream));

@@ -24,4 +24,9 @@ Tensors dispatch_rows(const Tensor& x, const std::vector<RowPlace>& places, cons
 /// dtype. Gradients for parts and weights.
 Tensor combine_rows(const Tensors& parts, const std::vector<RowPlace>& places, const Tensor& weights);
 
+/// The same sum with the routing where the tensors are, so that nothing waits for a host: y[b] = sum over the slots s
+/// of weights[b, s] * parts[indices[b, s]][rows[b, s]]. indices and rows are [N, k] i64; parts may have rows that no
+/// slot names, whose values don't matter. No gradient.
+Tensor combine_chosen(const Tensors& parts, const Tensor& indices, const Tensor& rows, const Tensor& weights);
+
 }  // namespace camo

@@ -23,8 +23,10 @@
 #include "core/parallel.h"
 #include "core/random.h"
 #include "data/device_batches.h"
+#include "models/camoxpert/inference_runner.h"
 #include "models/camoxpert/loss.h"
 #include "models/camoxpert/network.h"
+#include "models/camoxpert/warm_up.h"
 #include "nn/optim/adamw.h"
 #include "ops/ops.h"
 
@@ -43,6 +45,7 @@ struct BenchOptions {
   double max_time = 0;  // seconds
   double clip_norm = 1;
   std::vector<int64_t> experts;  // that run; empty: those that the gates choose
+  bool group_plans = true;
   bool profile = false;
   int rows = 5;  // of the breakdown by operation
   std::string json;
@@ -63,7 +66,14 @@ class Bench {
     masks_ = to(to(greater(noise, 0.5), f32), device);
     for (const int64_t expert : options.experts) prefer_expert(expert);
     network_.to(device, f32);
+    if (options.what == "infer")
+      runner_ = std::make_unique<InferenceRunner>(network_, parse_cuda_graphs(options.common.cuda_graphs));
     optimizer_ = std::make_unique<AdamW>(parameter_groups(network_, 1.0), AdamWOptions{.lr = 1e-5});
+  }
+
+  void warm_up_groups() {
+    network_.zero_grad();
+    warm_up_experts(network_, images_.size(0), images_.size(1), images_.size(2), autocast_);
   }
 
   void train_step() {
@@ -104,9 +114,10 @@ class Bench {
   void infer() {
     const NoGrad no_grad;
     const Autocast scope(autocast_);
-    result_ = sigmoid(network_(images_).logits);
+    result_ = sigmoid((*runner_)(images_));
   }
 
+  bool used_graphs() const { return runner_ != nullptr && runner_->used_graphs(); }
   CamoXpert& network() { return network_; }
   /// One element of the last result: reading it waits for the device.
   double value() const { return slice(reshape(result_, {-1}), 0, 0, 1).item(); }
@@ -141,6 +152,7 @@ class Bench {
   Tensor images_, masks_, result_;
   AdvancedCODLoss loss_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<InferenceRunner> runner_;
 };
 
 /// The value below which this share of the sorted times lies.
@@ -266,6 +278,7 @@ void run_bench(BenchOptions options) {
   const auto since = [](Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
+  if (training && device.is_cuda() && options.group_plans) bench.warm_up_groups();
   const Clock::time_point begin = Clock::now();
   for (int i = 0; i < options.warmup; ++i) run();
   if (options.warmup > 0) bench.value();
@@ -284,9 +297,9 @@ void run_bench(BenchOptions options) {
   const double median = quantile(milliseconds, 0.5);
   const double rate = 1e3 * static_cast<double>(options.batch_size) / median;
   const int64_t peak = memory_stats(device).peak_bytes;
-  fmt::print("{} on {}: {}, {} experts, {} px, batch {}, {} threads, {}\n", options.what, device.str(),
+  fmt::print("{} on {}: {}, {} experts, {} px, batch {}, {} threads, {}{}\n", options.what, device.str(),
              options.network.backbone, options.network.num_experts, options.img_size, options.batch_size, num_threads(),
-             options.common.precision(device));
+             options.common.precision(device), bench.used_graphs() ? ", CUDA graphs" : "");
   fmt::print("median {:.2f} ms ({:.2f} to {:.2f}, {} runs after {})   {:.2f} images/s   peak memory {}\n", median,
              milliseconds.front(), milliseconds.back(), milliseconds.size(), options.warmup, rate, format_bytes(peak));
   nlohmann::json row{{"bench", options.what},
@@ -299,6 +312,7 @@ void run_bench(BenchOptions options) {
                      {"threads", num_threads()},
                      {"tf32", device.is_cuda() && options.common.tf32},
                      {"amp", options.common.amp},
+                     {"cuda_graphs", bench.used_graphs()},
                      {"runs", milliseconds.size()},
                      {"median_ms", median},
                      {"min_ms", milliseconds.front()},
@@ -329,6 +343,7 @@ Command add_bench_command(CLI::App& app) {
       ->check(CLI::IsMember({"train-step", "infer", "op", "attention", "loader"}));
   options->common.add_to(*flags);
   options->common.add_amp(*flags);
+  options->common.add_cuda_graphs(*flags);
   const auto option = [&](const char* flag, auto& value, const char* text) {
     flags->add_option(flag, value, text)->capture_default_str();
   };
@@ -345,6 +360,8 @@ Command add_bench_command(CLI::App& app) {
   option("--warmup", options->warmup, "Runs before those that count");
   option("--steps", options->steps, "Runs that count");
   option("--max-time", options->max_time, "Stop counting after so many seconds; 0: no limit");
+  flags->add_flag("--group-plans,!--no-group-plans", options->group_plans,
+                  "train-step, on a GPU: plans for expert groups of every size before the first step (default: on)");
   flags->add_flag("--profile", options->profile, "Also where the time of one run goes, by operation, with floors");
   option("--rows", options->rows, "Operations and shapes that the breakdown names");
   option("--json", options->json, "Write everything that was measured to this file");

@@ -28,6 +28,15 @@ void CommonOptions::add_amp(CLI::App& command) {
       ->capture_default_str();
 }
 
+void CommonOptions::add_cuda_graphs(CLI::App& command) {
+  command
+      .add_option("--cuda-graphs", cuda_graphs,
+                  "On a GPU, record the network's kernels and launch them at once: from the third batch of a size on "
+                  "(auto), always (on), or never (off)")
+      ->check(CLI::IsMember({"auto", "on", "off"}))
+      ->capture_default_str();
+}
+
 Device CommonOptions::apply() const {
   CAMO_CHECK_CODE(usage, threads >= 0, "--threads: must not be negative; got ", threads);
   if (threads > 0) set_num_threads(threads);

@@ -19,10 +19,13 @@ struct CommonOptions {
   std::string sdpa_backend = "auto";
   bool no_flash_attention = false;
   std::string amp = "off";
+  std::string cuda_graphs = "auto";
 
   void add_to(CLI::App& command);
   /// --amp, for commands that can compute in 16 bit.
   void add_amp(CLI::App& command);
+  /// --cuda-graphs, for commands that run the network without training it.
+  void add_cuda_graphs(CLI::App& command);
   /// Applies the flags and returns the device; throws with the reason when it can't be used.
   Device apply() const;
   /// --amp bf16 or fp16: the dtype of an Autocast scope around the network; f32 for off.

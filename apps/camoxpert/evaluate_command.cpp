@@ -108,6 +108,7 @@ void run_evaluate(const EvaluateOptions& options) {
   EvaluationOptions settings;
   settings.batch_size = options.batch_size;
   settings.autocast = options.common.autocast();
+  settings.cuda_graphs = parse_cuda_graphs(options.common.cuda_graphs);
   settings.contact_sheet = options.contact_sheet;
   settings.max_bad_images = parse_on_bad_image(options.on_bad_image);
   settings.augmentation = TestTimeAugmentation::parse(options.tta);
@@ -163,6 +164,7 @@ Command add_evaluate_command(CLI::App& app) {
       app.add_subcommand("evaluate", "Score a checkpoint on a data set's test pictures, or a folder of predictions");
   options->common.add_to(*flags);
   options->common.add_amp(*flags);
+  options->common.add_cuda_graphs(*flags);
   flags->add_option("--dataset-path", options->dataset_path, "Data set folder; several joined with '+'");
   flags->add_option("--checkpoint", options->checkpoint, "Checkpoint to score");
   flags->add_option("--pred", options->pred, "Folder of predicted maps to score instead of a checkpoint");

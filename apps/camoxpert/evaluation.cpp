@@ -70,7 +70,7 @@ EvaluationResult evaluate(CamoXpert& network, const std::vector<Sample>& samples
   network.eval();
   const size_t sheet_step = std::max<size_t>(1, samples.size() / static_cast<size_t>(std::max(1, options.sheet_rows)));
   std::vector<std::vector<ContactPanel>> sheet;
-  Predictor predict(network, options.img_size, options.augmentation, options.autocast);
+  Predictor predict(network, options.img_size, options.augmentation, options.autocast, options.cuda_graphs);
   Means means;
   BadImages bad(options.max_bad_images, options.left_out);
   TolerantReader<LoadedSample> reader(samples.size(), bad, [&](size_t i) { return load_sample(samples[i]); });

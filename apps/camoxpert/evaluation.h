@@ -25,6 +25,7 @@ struct EvaluationOptions {
   int sheet_rows = 8;                                  // of the contact sheet, spread over the samples
   std::filesystem::path contact_sheet = {};            // where to write it; empty: nowhere
   std::function<void(int64_t done)> on_progress = {};  // samples read so far
+  CudaGraphs cuda_graphs = CudaGraphs::off;
 };
 
 struct EvaluationResult {

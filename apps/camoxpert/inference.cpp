@@ -92,8 +92,13 @@ std::vector<Augmentation> TestTimeAugmentation::views() const {
   return views;
 }
 
-Predictor::Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation, DType autocast)
-    : network_(network), img_size_(img_size), augmentation_(std::move(augmentation)), autocast_(autocast) {
+Predictor::Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation, DType autocast,
+                     CudaGraphs graphs)
+    : network_(network),
+      run_(network, graphs),
+      img_size_(img_size),
+      augmentation_(std::move(augmentation)),
+      autocast_(autocast) {
   for (auto& counts : usage_) counts.assign(static_cast<size_t>(network.spec().num_experts), 0);
 }
 
@@ -112,13 +117,14 @@ void Predictor::add_scale(const std::vector<const Image*>& pictures, int size, s
   std::vector<float> sum(static_cast<size_t>(count * pixels));
   for (const Augmentation& view : augmentation_.views()) {
     const Tensor seen = view == Augmentation{} ? input : view_of(input, view);
-    const CamoXpertOutput output = [&] {
+    const Tensor logits = [&] {
       const Autocast precision(autocast_);
-      return network_(to(seen, device));
+      return run_(to(seen, device));
     }();
+    add_back(sum, contiguous(to(sigmoid(to(logits, f32)), cpu)), view);  // [N, S, S, 1]
+    const std::array<RoutingReport, 4>& routing = run_.routing();
     for (size_t stage = 0; stage < usage_.size(); ++stage)
-      for (size_t e = 0; e < usage_[stage].size(); ++e) usage_[stage][e] += output.routing[stage].counts[e];
-    add_back(sum, contiguous(to(sigmoid(to(output.logits, f32)), cpu)), view);  // [N, S, S, 1]
+      for (size_t e = 0; e < usage_[stage].size(); ++e) usage_[stage][e] += routing[stage].counts[e];
   }
   const auto share = 1.0f / static_cast<float>(augmentation_.passes());
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {

@@ -8,7 +8,7 @@
 
 #include "data/image.h"
 #include "data/transforms.h"
-#include "models/camoxpert/network.h"
+#include "models/camoxpert/inference_runner.h"
 
 namespace camo::app {
 
@@ -45,7 +45,8 @@ class Predictor {
  public:
   /// The network sees squares of `img_size` pixels a side, on its own device; it must be in evaluation mode. `autocast`
   /// is the dtype of its products.
-  Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation = {}, DType autocast = f32);
+  Predictor(const CamoXpert& network, int img_size, TestTimeAugmentation augmentation = {}, DType autocast = f32,
+            CudaGraphs graphs = CudaGraphs::off);
 
   /// One map a picture, at the picture's own size.
   std::vector<ProbabilityMap> operator()(const std::vector<const Image*>& pictures);
@@ -56,6 +57,7 @@ class Predictor {
   void add_scale(const std::vector<const Image*>& pictures, int size, std::vector<ProbabilityMap>& maps);
 
   const CamoXpert& network_;
+  InferenceRunner run_;
   int img_size_;
   TestTimeAugmentation augmentation_;
   DType autocast_;

@@ -106,11 +106,12 @@ void run_predict(const PredictOptions& options) {
   const LoadedCheckpoint loaded = load_checkpoint(options.checkpoint, options.backbone);
   loaded.network->to(device, f32);
   const int img_size = static_cast<int>(options.img_size > 0 ? options.img_size : loaded.info.img_size);
+  Predictor predict(*loaded.network, img_size, augmentation, options.common.autocast(),
+                    parse_cuda_graphs(options.common.cuda_graphs));
   std::error_code failure;
   fs::create_directories(options.output_dir, failure);
   CAMO_CHECK_CODE(data, !failure && fs::is_directory(options.output_dir), "predict: can't create the folder ",
                   options.output_dir, ": ", failure.message());
-  Predictor predict(*loaded.network, img_size, augmentation, options.common.autocast());
   Progress progress("predict", static_cast<int64_t>(paths.size()), "images");
   TolerantReader<Image> reader(paths.size(), bad, [&](size_t i) { return decode_image(paths[i], 3); });
   const auto batch_size = static_cast<size_t>(options.batch_size);
@@ -142,6 +143,7 @@ Command add_predict_command(CLI::App& app) {
   CLI::App* flags = app.add_subcommand("predict", "Write the predicted mask of every picture as an 8-bit PNG");
   options->common.add_to(*flags);
   options->common.add_amp(*flags);
+  options->common.add_cuda_graphs(*flags);
   flags->add_option("--checkpoint", options->checkpoint, "Checkpoint to use")->required();
   flags->add_option("--input", options->input, "Picture, folder of pictures, or .txt list of paths")->required();
   flags->add_option("--output-dir", options->output_dir, "Folder for the masks (made if missing)")->required();

@@ -1,6 +1,6 @@
 // Segments from cudaMalloc are cut into blocks. A request takes the smallest free block that fits and gives the rest
 // back; neighbours that are free are merged. Small requests have segments of their own, so that they do not pin large
-// ones.
+// ones. Segments belong to an arena: the common one, or that of a MemoryPool.
 #include "core/cuda/allocator.h"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 #include <mutex>
 #include <set>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/cuda/runtime.h"
@@ -25,11 +26,15 @@ constexpr int64_t kSegmentGranule = int64_t{2} << 20;  // the page size of the d
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
+struct ArenaLists;
+
 struct Block {
   char* data;
   int64_t bytes;
   bool small;
+  ArenaLists* arena = nullptr;
   bool used = false;
+  bool held = false;        // lived when a MemoryHold was made
   Block* before = nullptr;  // neighbours in the segment
   Block* after = nullptr;
 };
@@ -41,21 +46,30 @@ struct Smaller {
 };
 using FreeList = std::set<Block*, Smaller>;
 
+struct ArenaLists {
+  int64_t large_segment = 0;  // the least that is asked of the driver for large blocks
+  FreeList free_small, free_large;
+
+  FreeList& list(bool small) { return small ? free_small : free_large; }
+};
+
 class DeviceAllocator {
  public:
-  explicit DeviceAllocator(Device device) : device_(device) {}
+  explicit DeviceAllocator(Device device) : device_(device) { common_.large_segment = kLargeSegment; }
 
-  void* allocate(int64_t bytes) {
+  /// From the common arena when `pool` is null.
+  void* allocate(int64_t bytes, ArenaLists* pool) {
     const std::lock_guard lock(mutex_);
+    ArenaLists& arena = pool != nullptr ? *pool : common_;
     const int64_t size = std::max(kGranule, round_up(bytes, kGranule));
     const bool small = size <= kSmallLimit;
-    Block* block = take(size, small);
+    Block* block = take(arena, size, small);
     if (block == nullptr) {
-      add_segment(size, small);
-      block = take(size, small);
+      add_segment(arena, size, small);
+      block = take(arena, size, small);
     }
-    live_ += block->bytes;
-    peak_ = std::max(peak_, live_);
+    block->held = false;
+    if (&arena == &common_) add_live(block->bytes);
     used_[block->data] = block;
     return block->data;
   }
@@ -64,16 +78,39 @@ class DeviceAllocator {
     const std::lock_guard lock(mutex_);
     const auto found = used_.find(static_cast<char*>(data));
     CAMO_ASSERT(found != used_.end());
-    Block* block = found->second;
-    used_.erase(found);
-    live_ -= block->bytes;
-    block->used = false;
-    if (block->after != nullptr && !block->after->used) absorb_next(block);
-    if (block->before != nullptr && !block->before->used) {
-      block = block->before;
-      absorb_next(block);
+    if (found->second->held && holds_ > 0) {
+      deferred_.push_back(found->second);
+      return;
     }
-    list(block->small).insert(block);
+    release(found->second);
+  }
+
+  void begin_hold(const void* except) {
+    const std::lock_guard lock(mutex_);
+    ++holds_;
+    for (const auto& [data, block] : used_) block->held = block->held || data != except;
+  }
+  void end_hold() {
+    const std::lock_guard lock(mutex_);
+    if (--holds_ > 0) return;
+    for (Block* block : deferred_) release(block);
+    deferred_.clear();
+  }
+
+  /// Makes everything of an arena common.
+  void absorb(ArenaLists& arena) {
+    const std::lock_guard lock(mutex_);
+    for (const bool small : {true, false}) {
+      for (Block* block : arena.list(small)) {
+        block->arena = &common_;
+        live_ -= block->bytes;
+        common_.list(small).insert(block);
+      }
+      arena.list(small).clear();
+    }
+    for (const auto& [data, block] : used_) {
+      if (block->arena == &arena) block->arena = &common_;
+    }
   }
 
   MemoryStats stats() {
@@ -90,11 +127,29 @@ class DeviceAllocator {
   }
 
  private:
-  FreeList& list(bool small) { return small ? free_small_ : free_large_; }
+  void add_live(int64_t bytes) {
+    live_ += bytes;
+    peak_ = std::max(peak_, live_);
+  }
+
+  static FreeList& list_of(const Block* block) { return block->arena->list(block->small); }
+
+  /// Of a block in use.
+  void release(Block* block) {
+    used_.erase(block->data);
+    if (block->arena == &common_) live_ -= block->bytes;
+    block->used = false;
+    if (block->after != nullptr && !block->after->used) absorb_next(block);
+    if (block->before != nullptr && !block->before->used) {
+      block = block->before;
+      absorb_next(block);
+    }
+    list_of(block).insert(block);
+  }
 
   /// The smallest free block of at least `size`, cut to it; null when there is none.
-  Block* take(int64_t size, bool small) {
-    FreeList& blocks = list(small);
+  static Block* take(ArenaLists& arena, int64_t size, bool small) {
+    FreeList& blocks = arena.list(small);
     Block wanted{nullptr, size, small};
     const auto found = blocks.lower_bound(&wanted);
     if (found == blocks.end()) return nullptr;
@@ -103,7 +158,7 @@ class DeviceAllocator {
     block->used = true;
     const int64_t rest = block->bytes - size;
     if (rest >= (small ? kGranule : kSmallLimit)) {
-      auto* tail = new Block{block->data + size, rest, small, false, block, block->after};
+      auto* tail = new Block{block->data + size, rest, small, &arena, false, false, block, block->after};
       if (block->after != nullptr) block->after->before = tail;
       block->after = tail;
       block->bytes = size;
@@ -113,18 +168,18 @@ class DeviceAllocator {
   }
 
   /// Merges the free neighbour behind a block into it. Neither is in a free list afterwards.
-  void absorb_next(Block* block) {
-    list(block->small).erase(block);
+  static void absorb_next(Block* block) {
+    list_of(block).erase(block);
     Block* next = block->after;
-    list(next->small).erase(next);
+    list_of(next).erase(next);
     block->bytes += next->bytes;
     block->after = next->after;
     if (next->after != nullptr) next->after->before = block;
     delete next;
   }
 
-  void add_segment(int64_t size, bool small) {
-    const int64_t bytes = small ? kSmallSegment : std::max(kLargeSegment, round_up(size, kSegmentGranule));
+  void add_segment(ArenaLists& arena, int64_t size, bool small) {
+    const int64_t bytes = small ? kSmallSegment : std::max(arena.large_segment, round_up(size, kSegmentGranule));
     void* data = nullptr;
     use(device_);
     cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
@@ -144,12 +199,13 @@ class DeviceAllocator {
     }
     CAMO_CUDA(status);
     reserved_ += bytes;
-    list(small).insert(new Block{static_cast<char*>(data), bytes, small});
+    if (&arena != &common_) add_live(bytes);  // all of it: recorded work uses free blocks too
+    arena.list(small).insert(new Block{static_cast<char*>(data), bytes, small, &arena});
   }
 
-  /// Frees the segments that are one free block.
+  /// Frees the common segments that are one free block. Pools keep theirs: recorded work writes to free blocks.
   void release_free_segments() {
-    for (FreeList* blocks : {&free_small_, &free_large_}) {
+    for (FreeList* blocks : {&common_.free_small, &common_.free_large}) {
       for (auto it = blocks->begin(); it != blocks->end();) {
         Block* block = *it;
         if (block->before != nullptr || block->after != nullptr) {
@@ -166,9 +222,10 @@ class DeviceAllocator {
 
   Device device_;
   std::mutex mutex_;
-  FreeList free_small_, free_large_;
+  ArenaLists common_;
   std::unordered_map<char*, Block*> used_;
-  int64_t live_ = 0, peak_ = 0, reserved_ = 0;
+  std::vector<Block*> deferred_;  // freed while held: still in used_
+  int64_t live_ = 0, peak_ = 0, reserved_ = 0, holds_ = 0;
 };
 
 /// Never destroyed: storages of static tensors may outlive every other static object.
@@ -186,9 +243,27 @@ DeviceAllocator& allocator(Device device) {
   return *(*allocators)[static_cast<size_t>(device.index)];
 }
 
+thread_local MemoryPool* current_pool = nullptr;
+
 }  // namespace
 
-void* allocate(int64_t bytes, Device device) { return allocator(device).allocate(bytes); }
+struct MemoryPool::Arena : ArenaLists {};
+
+MemoryPool::MemoryPool(Device device) : device_(device), arena_(std::make_unique<Arena>()) {
+  arena_->large_segment = kSegmentGranule;  // many small pools must not take 32 MiB each
+}
+MemoryPool::~MemoryPool() { allocator(device_).absorb(*arena_); }
+
+MemoryPool::Scope::Scope(MemoryPool& pool) : previous_(std::exchange(current_pool, &pool)) {}
+MemoryPool::Scope::~Scope() { current_pool = previous_; }
+
+MemoryHold::MemoryHold(Device device, const void* except) : device_(device) { allocator(device).begin_hold(except); }
+MemoryHold::~MemoryHold() { allocator(device_).end_hold(); }
+
+void* allocate(int64_t bytes, Device device) {
+  const bool from_pool = current_pool != nullptr && current_pool->device_ == device;
+  return allocator(device).allocate(bytes, from_pool ? current_pool->arena_.get() : nullptr);
+}
 void free(void* block, Device device) { allocator(device).free(block); }
 MemoryStats stats(Device device) { return allocator(device).stats(); }
 void reset_peak(Device device) { allocator(device).reset_peak(); }

@@ -4,9 +4,11 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "core/cuda/index_fault.h"
+#include "core/cuda/recording.h"
 #include "core/error.h"
 
 namespace camo::cuda {
@@ -29,6 +31,7 @@ struct DeviceState {
 };
 
 thread_local int current_device = -1;  // as use() left it
+thread_local bool recording = false;
 
 const DeviceState& state(Device device) {
   static std::mutex mutex;
@@ -68,8 +71,16 @@ void check(cudaError_t status, const char* call, const char* file, int line) {
 
 void check_launch(const char* kernel, const char* file, int line) {
   check(cudaGetLastError(), kernel, file, line);
-  if (sync_after_launch()) check(cudaDeviceSynchronize(), kernel, file, line);
+  if (sync_after_launch() && !recording) check(cudaDeviceSynchronize(), kernel, file, line);
   if (current_device >= 0) check_index_fault(Device::cuda(current_device));
+}
+
+bool is_recording() { return recording; }
+bool set_recording(bool on) { return std::exchange(recording, on); }
+void refuse_recording(const char* what) {
+  CAMO_CHECK_CODE(device, !recording,
+                  "graph: work that is recorded must not wait for the device nor exchange data with ", "the host; got ",
+                  what, "; keep it out of the recorded part, or use --cuda-graphs off");
 }
 
 IndexFault* index_fault(Device device) { return state(device).fault; }
@@ -104,6 +115,7 @@ cudaStream_t use(Device device) {
 cudaStream_t copy_stream(Device device) { return state(device).copy; }
 
 void synchronize(Device device) {
+  refuse_recording("a wait for the device");
   CAMO_CUDA(cudaStreamSynchronize(state(device).compute));
   CAMO_CUDA(cudaStreamSynchronize(state(device).copy));
   check_index_fault(device);

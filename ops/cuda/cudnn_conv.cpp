@@ -66,7 +66,8 @@ class PlanCache {
   }
 
  private:
-  static constexpr size_t kCapacity = 2048;
+  // Expert groups of every size at batch 64 need 3200. Recorded graphs run kernels of plans that must not be dropped.
+  static constexpr size_t kCapacity = 8192;
   std::list<std::pair<PlanKey, Entry>> entries_;
   std::unordered_map<PlanKey, decltype(entries_)::iterator, PlanKeyHash> index_;
 };

@@ -16,7 +16,7 @@
 namespace camo::detail {
 namespace {
 
-constexpr size_t kMaxPlans = 16384;                     // experts see groups of every size: thousands of products
+constexpr size_t kMaxPlans = 65536;                     // expert groups of every size at batch 64 need 22000
 constexpr uint64_t kMaxWorkspace = uint64_t{32} << 20;  // what NVIDIA advises for Hopper
 
 /// All that the choice of a kernel depends on.

@@ -65,6 +65,7 @@ TEST(Predict, RefusesBeforeItWrites) {
   expect_failure(predict(folder, out) + " --img-size 16", 2, "--img-size: must be 0 or within 32 and 4096; got 16");
   expect_failure(predict(folder, out) + " --tta sideways", 2, "--tta: must be parts joined with ','");
   expect_failure(predict(folder, out) + " --on-bad-image maybe", 2, "--on-bad-image: must be error or skip:N");
+  expect_failure(predict(folder, out) + " --device cpu --cuda-graphs on", 2, "--cuda-graphs on: needs a GPU");
   std::ofstream(small.path("empty.txt"));
   expect_failure(predict(small.path("empty.txt"), out), 3, "is empty");
   fs::create_directories(small.path("twins/a"));

@@ -68,5 +68,39 @@ TEST(ExpertRows, CheckTheirPlaces) {
   EXPECT_ERROR(combine_rows({x, uniform({1, 3})}, places, uniform({3, 1})), "parts must agree in all but the number");
 }
 
+TEST(CombineChosen, HasTheBitsOfCombineRows) {
+  for (const DType dtype : {f32, f64}) {
+    // Two slots an image; part 3 is chosen by none, and parts 1 and 2 have rows that nobody asks for.
+    const Tensors parts{uniform({3, 7, 13}, dtype), uniform({3, 7, 13}, dtype), uniform({3, 7, 13}, dtype),
+                        uniform({3, 7, 13}, dtype)};
+    const Tensor weights = uniform({3, 2}, dtype);
+    const Tensor indices = from_vector<int64_t>({0, 2, 1, 0, 2, 0}, {3, 2});
+    const Tensor rows = from_vector<int64_t>({0, 0, 0, 1, 1, 2}, {3, 2});
+    const Tensor y = combine_chosen(parts, indices, rows, weights);
+    const Tensor wanted = combine_rows(
+        {parts[0], contiguous(slice(parts[1], 0, 0, 1)), contiguous(slice(parts[2], 0, 0, 2))}, kPlaces, weights);
+    EXPECT_TRUE(bitwise_equal(y, wanted)) << name(dtype);
+  }
+  EXPECT_EQ(combine_chosen({uniform({2, 0})}, zeros({2, 1}, i64), zeros({2, 1}, i64), uniform({2, 1})).shape(),
+            Shape({2, 0}));
+}
+
+TEST(CombineChosen, ChecksItsArguments) {
+  const Tensor part = uniform({2, 3}), weights = uniform({2, 1}), none = zeros({2, 1}, i64);
+  const auto at = [](int64_t value) { return full({2, 1}, static_cast<double>(value), i64); };
+  EXPECT_ERROR(combine_chosen({}, none, none, weights), "needs 1 to 64 parts; got 0");
+  EXPECT_ERROR(combine_chosen({part, uniform({1, 3})}, none, none, weights),
+               "parts must be contiguous and of one shape");
+  EXPECT_ERROR(combine_chosen({part}, none, zeros({2, 2}, i64), weights),
+               "must be [images, slots]; got [2, 1], [2, 2]");
+  EXPECT_ERROR(combine_chosen({part}, none, none, uniform({2, 1}, f32)),
+               "weights of the parts' dtype; got i64, i64 and");
+  EXPECT_ERROR(combine_chosen({part}, none, none, uniform({1, 2, 2}).detach()), "must be [images, slots]");
+  EXPECT_ERROR(combine_chosen({part.detach().set_requires_grad(true)}, none, none, weights), "has no gradient");
+  if (part.is_cuda()) return;  // there, a later call throws
+  EXPECT_ERROR(combine_chosen({part}, at(1), none, weights), "indices must lie within the 1 parts; got 1");
+  EXPECT_ERROR(combine_chosen({part}, none, at(-1), weights), "rows must lie within the 2 rows of a part; got -1");
+}
+
 }  // namespace
 }  // namespace camo

@@ -10,6 +10,7 @@
 #include "apps/camoxpert/training/stop_signals.h"
 #include "core/random.h"
 #include "models/camoxpert/checkpoint.h"
+#include "models/camoxpert/warm_up.h"
 #include "models/weights/state.h"
 
 namespace camo::app {
@@ -363,6 +364,12 @@ void Trainer::run() {
   for (const std::string& warning : std::exchange(warnings_, {})) folder_->log(warning);
   if (resumed_) folder_->log(fmt::format("going on after step {}, in epoch {}", state_.step, state_.epoch + 1));
   else if (!options_.resume.empty()) folder_->log("no checkpoint to go on from yet: a new run");
+  if (device_.is_cuda()) {
+    const double before = seconds();
+    warm_up_experts(*network_, options_.batch_size, options_.img_size, options_.img_size, autocast_);
+    folder_->log(fmt::format("made the experts' plans for 1 to {} pictures in {}", options_.batch_size,
+                             format_duration(seconds() - before)));
+  }
   if (state_.validated_step < 0) {
     validate_now();
     save("last");  // what fails here would fail hours later

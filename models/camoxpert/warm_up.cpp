@@ -1,0 +1,59 @@
+#include "models/camoxpert/warm_up.h"
+
+#include "core/autocast.h"
+#include "core/autograd.h"
+#include "core/random.h"
+#include "ops/shape_ops.h"
+
+namespace camo {
+
+namespace {
+
+/// Dropout draws numbers; what was drawn within the scope is drawn again after it.
+class SameRandomNumbers {
+ public:
+  SameRandomNumbers() : state_(default_generator().state()) {}
+  ~SameRandomNumbers() { default_generator().set_state(state_); }
+  SameRandomNumbers(const SameRandomNumbers&) = delete;
+  SameRandomNumbers& operator=(const SameRandomNumbers&) = delete;
+
+ private:
+  RandomKey state_;
+};
+
+}  // namespace
+
+void warm_up_experts(CamoXpert& network, int64_t batch, int64_t height, int64_t width, DType autocast) {
+  CAMO_CHECK(batch >= 1, "warm_up_experts: batch must be at least 1; got ", batch);
+  for (const NamedTensor& named : network.named_parameters()) {
+    CAMO_CHECK(!named.tensor.grad().defined(), "warm_up_experts: parameters must have no gradients; got one of ",
+               named.name, "; call zero_grad() first");
+  }
+  const SameRandomNumbers guard;
+  const EnableGrad enable;
+  const Device device = network.parameters().front().device();
+  CamoXpertEncoding encoding;
+  {
+    const NoGrad no_grad;
+    const Autocast scope(autocast);
+    encoding = network.encode(zeros({1, height, width, 3}, network.parameters().front().dtype(), device));
+  }
+  for (size_t s = 0; s < 4; ++s) {
+    for (const Expert* expert : network.moe_layer(s).experts()) {
+      for (int64_t n = 1; n <= batch; ++n) {
+        Shape shape = encoding.enhanced[s].shape();
+        shape[0] = n;
+        const Tensor x = zeros(shape, encoding.enhanced[s].dtype(), device).set_requires_grad(true);
+        Tensor y;
+        {
+          const Autocast scope(autocast);
+          y = (*expert)(x);
+        }
+        backward(y, zeros_like(y));
+      }
+    }
+  }
+  network.zero_grad();
+}
+
+}  // namespace camo

@@ -1,0 +1,194 @@
+// Work recorded as CUDA graphs: what a launch computes, whose memory it uses, what may not be recorded, and inference.
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/graph.h"
+
+#include "core/cuda/runtime.h"
+#endif
+#include <memory>
+#include <set>
+
+#include "core/autocast.h"
+#include "models/camoxpert/inference_runner.h"
+#include "ops/ops.h"
+#include "tests/cuda/cuda_test.h"
+
+namespace camo {
+namespace {
+
+using namespace test;
+
+#ifdef CAMO_WITH_CUDA
+using CudaGraph = CudaTest;
+using cuda::GraphBuilder;
+using cuda::MemoryPool;
+
+TEST_F(CudaGraph, LaunchesReadTheInputsOfNow) {
+  const NoGrad no_grad;
+  MemoryPool pool(kGpu);
+  const Tensor x = uniform({3, 100}, f32), weight = uniform({50, 100}, f32);
+  Tensor y;
+  const auto work = [&] { y = gelu(linear(x, weight, {})) + 1; };
+  const MemoryPool::Scope scope(pool);
+  work();
+  const cuda::Graph graph(kGpu, work);
+  for (int i = 0; i < 3; ++i) {
+    copy_into(x, uniform({3, 100}, f32));
+    fill(y, 0);
+    graph.launch();
+    EXPECT_TRUE(bitwise_equal(y, gelu(linear(x, weight, {})) + 1));
+  }
+}
+
+TEST_F(CudaGraph, PoolsShareNothingWithOtherTensors) {
+  const NoGrad no_grad;
+  MemoryPool pool(kGpu);
+  const Tensor x = uniform({1 << 20}, f32);
+  Tensor y;
+  const auto work = [&] {
+    const MemoryPool::Scope scope(pool);
+    y = square(square(square(x)));
+  };
+  work();
+  y = {};
+  const cuda::Graph graph(kGpu, work);
+  const Tensor wanted = clone(square(square(square(x))));
+  Tensors others;
+  for (int i = 0; i < 64; ++i) others.push_back(full({1 << 20}, 7, f32));
+  graph.launch();
+  for (const Tensor& other : others) EXPECT_EQ(sum(other).item(), 7.0 * (1 << 20));
+  EXPECT_TRUE(bitwise_equal(y, wanted));
+}
+
+TEST_F(CudaGraph, WhatLivedAtTheRecordingKeepsItsMemory) {
+  const NoGrad no_grad;
+  MemoryPool pool(kGpu);
+  Tensor table = full({1 << 18}, 3, f32);
+  const void* const address = table.raw_data();
+  Tensor y;
+  {
+    const cuda::Graph graph(kGpu, [&] {
+      const MemoryPool::Scope scope(pool);
+      y = table + 1;
+    });
+    table = {};  // as a cache does that makes room
+    for (int i = 0; i < 64; ++i) EXPECT_NE(full({1 << 18}, 9, f32).raw_data(), address);
+    graph.launch();
+    EXPECT_EQ(y.to_vector<float>(), std::vector<float>(1 << 18, 4));
+  }
+  const int64_t live = memory_stats(kGpu).live_bytes;
+  const Tensor next = empty({1 << 18}, f32);  // the memory is free again
+  EXPECT_EQ(memory_stats(kGpu).live_bytes, live + 4 * (1 << 18));
+}
+
+TEST_F(CudaGraph, WaitsAndCopiesToTheHostAreRefusedByName) {
+  const NoGrad no_grad;
+  const Tensor x = uniform({4}, f32);
+  EXPECT_ERROR(cuda::Graph(kGpu, [&] { x.to_vector<float>(); }), "got a copy from the device to the host");
+  EXPECT_ERROR(cuda::Graph(kGpu, [&] { from_vector<float>({1}, {1}, kGpu); }),
+               "got a copy from the host to the device");
+  EXPECT_ERROR(cuda::Graph(kGpu, [&] { cuda::synchronize(kGpu); }), "got a wait for the device");
+  EXPECT_EQ((x + 1).numel(), 4);  // the stream works as before
+  cuda::synchronize(kGpu);
+}
+
+TEST_F(CudaGraph, ConditionsChooseParts) {
+  if (!cuda::why_no_graph_conditions().empty()) GTEST_SKIP() << cuda::why_no_graph_conditions();
+  const NoGrad no_grad;
+  MemoryPool first(kGpu), second(kGpu), last(kGpu);
+  const Tensor indices = from_vector<int64_t>({0, 0}, {2}, kGpu), x = ones({1000}, f32), y = zeros({2}, f32);
+  const auto half = [&](int i) { copy_into(slice(y, 0, i, i + 1), reshape(sum(x * (i + 1.0)), {1})); };
+  half(0);
+  half(1);
+  Tensor total = sum(y);
+  GraphBuilder builder(kGpu);
+  const std::vector<GraphBuilder::Condition> conditions{builder.condition(), builder.condition()};
+  const GraphBuilder::Step begin = builder.add(last, {}, [&] {
+    fill(y, 0);
+    builder.set_conditions(conditions, indices);
+  });
+  const GraphBuilder::Step parts[] = {builder.add_if(conditions[0], first, {&begin, 1}, [&] { half(0); }),
+                                      builder.add_if(conditions[1], second, {&begin, 1}, [&] { half(1); })};
+  builder.add(last, parts, [&] { total = sum(y); });
+  const cuda::Graph graph = builder.finish();
+  const std::pair<std::vector<int64_t>, double> cases[] = {{{0, 0}, 1000}, {{1, 1}, 2000}, {{0, 1}, 3000}, {{5, 7}, 0}};
+  for (const auto& [chosen, wanted] : cases) {
+    copy_into(indices, from_vector(chosen, {2}, cpu));
+    graph.launch();
+    EXPECT_EQ(total.item(), wanted) << chosen[0] << " " << chosen[1];
+  }
+}
+
+/// Its gates tell pictures apart; those of a fresh network send all to the same experts.
+std::unique_ptr<CamoXpert> deciding_network() {
+  auto network = std::make_unique<CamoXpert>(CamoXpertSpec{.backbone = "edgenext_xx_small"});
+  network->to(kGpu, f32);
+  network->eval();
+  for (const NamedTensor& named : network->named_parameters()) {
+    const bool of_gate = named.name.find(".gate.") != std::string::npos && named.name.ends_with("weight");
+    if (of_gate) copy_into(named.tensor, mul(named.tensor.detach(), 4.0));
+  }
+  return network;
+}
+
+/// Checkered in one colour, with noise; every number looks different.
+Tensor pictures(int64_t batch, int number) {
+  const int64_t size = 64;
+  std::vector<float> values = to(uniform({batch, size, size, 3}, f32, -0.3, 0.3), cpu).to_vector<float>();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto channel = static_cast<int>(i % 3), x = static_cast<int>(i / 3 % 64), y = static_cast<int>(i / 192 % 64);
+    const int kind = number + static_cast<int>(i / (192 * 64));
+    const int cell = (x >> (kind % 5)) + y / 8;
+    values[i] += static_cast<float>((channel == kind % 3 ? 1 : -1) + cell % 2);
+  }
+  return from_vector(values, {batch, size, size, 3}, kGpu);
+}
+
+/// Graphs against the network itself, over pictures that choose different experts.
+void expect_same_bits(InferenceRunner& run, const CamoXpert& network, int64_t batch, int rounds, DType precision) {
+  const NoGrad no_grad;
+  const Autocast scope(precision);
+  std::array<std::set<std::vector<int64_t>>, 4> seen;
+  for (int i = 0; i < rounds; ++i) {
+    const Tensor x = pictures(batch, i);
+    const CamoXpertOutput wanted = network(x);
+    const Tensor logits = run(x);
+    EXPECT_TRUE(run.used_graphs());
+    EXPECT_TRUE(bitwise_equal(logits, wanted.logits))
+        << "batch " << batch << ", round " << i << ", " << name(precision);
+    for (size_t s = 0; s < 4; ++s) {
+      EXPECT_EQ(run.routing()[s].chosen, wanted.routing[s].chosen) << "stage " << s;
+      seen[s].insert(wanted.routing[s].chosen.front());
+    }
+  }
+  for (size_t s = 0; s < 4; ++s) EXPECT_GT(seen[s].size(), 1u) << "pictures should differ in their experts";
+}
+
+TEST_F(CudaGraph, InferenceHasTheBitsOfTheNetwork) {
+  const auto network = deciding_network();
+  InferenceRunner run(*network, CudaGraphs::on);
+  for (const DType precision : {f32, bf16, f16}) {
+    for (const int64_t batch : {1, 3}) expect_same_bits(run, *network, batch, 6, precision);
+  }
+}
+
+TEST_F(CudaGraph, InferenceFollowsChangedWeights) {
+  const auto network = deciding_network();
+  InferenceRunner run(*network, CudaGraphs::on);
+  for (int i = 0; i < 3; ++i) {
+    for (const Tensor& parameter : network->parameters()) copy_into(parameter, mul(parameter.detach(), 1.01));
+    for (const int64_t batch : {1, 2}) expect_same_bits(run, *network, batch, 4, bf16);
+  }
+}
+
+TEST_F(CudaGraph, AutomaticRecordsTheThirdBatchOfAShape) {
+  const auto network = deciding_network();
+  InferenceRunner run(*network);
+  for (int i = 0; i < 4; ++i) {
+    run(pictures(2, i));
+    EXPECT_EQ(run.used_graphs(), i >= 2) << i;
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace camo
