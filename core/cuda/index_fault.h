@@ -7,7 +7,9 @@
 namespace camo::cuda {
 
 struct IndexFault {
-  unsigned int state = 0;  // 0: none, 1: being written, 2: complete
+  unsigned int* claimed = nullptr;  // on the device: not 0 once a thread writes the note. GPUs behind PCI Express have no
+                                    // atomic operations on the host's memory.
+  int complete = 0;
   long long position = 0, extent = 0;
   const char* op = nullptr;  // a literal
 };
@@ -21,12 +23,12 @@ void check_index_fault(Device device);
 /// `position`, or 0 with a note where it lies outside of [0, extent).
 __device__ inline int64_t checked_index(int64_t position, int64_t extent, const char* op, IndexFault* fault) {
   if (position >= 0 && position < extent) return position;
-  if (atomicCAS_system(&fault->state, 0u, 1u) == 0u) {
+  if (atomicCAS(fault->claimed, 0u, 1u) == 0u) {
     fault->position = position;
     fault->extent = extent;
     fault->op = op;
     __threadfence_system();
-    atomicExch_system(&fault->state, 2u);
+    *static_cast<volatile int*>(&fault->complete) = 1;
   }
   return 0;
 }

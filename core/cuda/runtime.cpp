@@ -50,6 +50,8 @@ const DeviceState& state(Device device) {
     void* note = nullptr;
     CAMO_CUDA(cudaHostAlloc(&note, sizeof(IndexFault), cudaHostAllocMapped));
     made->fault = new (note) IndexFault;
+    CAMO_CUDA(cudaMalloc(&made->fault->claimed, sizeof(unsigned int)));
+    CAMO_CUDA(cudaMemset(made->fault->claimed, 0, sizeof(unsigned int)));
     cudaDeviceProp properties;
     CAMO_CUDA(cudaGetDeviceProperties(&properties, device.index));
     made->info = {properties.name, properties.major, properties.minor, properties.multiProcessorCount,
@@ -87,10 +89,11 @@ IndexFault* index_fault(Device device) { return state(device).fault; }
 
 void check_index_fault(Device device) {
   volatile IndexFault* fault = state(device).fault;
-  if (fault->state != 2) return;
+  if (fault->complete == 0) return;
   const long long position = fault->position, extent = fault->extent;
   const char* op = fault->op;
-  fault->state = 0;
+  fault->complete = 0;
+  CAMO_CUDA(cudaMemset(fault->claimed, 0, sizeof(unsigned int)));
   fail(ErrorCode::general, op, ": indices must lie within the extent ", extent, "; got ", position, " on ", device,
        ", seen after the call; with CAMO_SYNC=1 in the environment the call itself fails");
 }

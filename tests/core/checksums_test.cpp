@@ -27,7 +27,9 @@ TEST(Crc32c, ContinuesAnywhere) {
 
 SafeTensors example() {
   SafeTensors file;
-  file.tensors = {{"a", test::uniform({3, 4}, f32)}, {"b", from_vector<int64_t>({1, 2}, {2}, cpu)}, {"c", zeros({0})}};
+  file.tensors = {{"a", to(test::uniform({3, 4}, f32), cpu)},
+                  {"b", from_vector<int64_t>({1, 2}, {2}, cpu)},
+                  {"c", zeros({0}, f32, cpu)}};
   file.metadata = {{"epoch", "3"}, {"note", "x"}};
   return file;
 }

@@ -80,7 +80,7 @@ TEST(TensorFile, EveryWayOfReadingGivesTheSame) {
 
 TEST(TensorFile, LargeTensorsComeInPieces) {
   const test::TemporaryFolder folder;
-  const Tensor large = test::uniform({300, 1000}, f32);
+  const Tensor large = to(test::uniform({300, 1000}, f32), cpu);
   write_safetensors(folder.path() / "a.safetensors", {.tensors = {{"large", large}}, .metadata = {}});
   const auto file = open_tensor_file(folder.path() / "a.safetensors");
   std::string all;

@@ -75,6 +75,8 @@ void expect_same(const StateDict& a, const StateDict& b) {
 
 class WeightFiles : public ::testing::Test {
  protected:
+  WeightFiles() { set_default_device(cpu); }  // which reads and writes files
+
   std::unique_ptr<TensorFile> saved(const StateDict& state) const {
     write_safetensors(folder_.path() / "state.safetensors", {.tensors = state, .metadata = {}});
     return open_tensor_file(folder_.path() / "state.safetensors");
@@ -325,6 +327,7 @@ TEST_F(WeightFiles, AuthorsPointwiseConvolutionsMayBeLinear) {
 // --- a file of the reference's training script, where it is ---
 
 TEST(ReferenceCheckpoint, IsBitEqualToItsFormula) {
+  set_default_device(cpu);
   const auto path = golden_dir() / "reference_best_model.pth";
   if (!std::filesystem::exists(path)) GTEST_SKIP() << "not in " << golden_dir() << "; CAMO_GOLDEN_DIR names the folder";
   const auto file = open_tensor_file(path);
