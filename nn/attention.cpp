@@ -24,7 +24,8 @@ Tensor SelfAttention::operator()(const Tensor& x, const Tensor& mask) const {
     options.dropout = spec_.dropout;
     options.dropout_key = default_generator().next();
   }
-  const Tensor mixed = scaled_dot_product_attention(select(qkv, 2, 0), select(qkv, 2, 1), select(qkv, 2, 2), options);
+  const Tensors parts = unstack(qkv, 2);
+  const Tensor mixed = scaled_dot_product_attention(parts[0], parts[1], parts[2], options);
   return proj_(reshape(mixed, x.shape()));
 }
 

@@ -77,7 +77,24 @@ struct SplitNode final : Node {
   std::vector<int64_t> sizes;
   int axis;
 
+  /// The tensor that the parts are slices of already, if they are: an operation may write its gradients side by side.
+  std::optional<Tensor> whole(const Tensors& parts) const {
+    const Shape strides = x_shape.contiguous_strides();
+    int64_t start = 0;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const Tensor& part = parts[i];
+      if (!part.defined() || part.storage() != parts[0].storage()) return std::nullopt;
+      if (part.offset() != parts[0].offset() + start * strides[axis]) return std::nullopt;
+      for (int k = 0; k < x_shape.size(); ++k) {
+        if (part.shape()[k] > 1 && part.strides()[k] != strides[k]) return std::nullopt;
+      }
+      start += sizes[i];
+    }
+    return make_view(parts[0], x_shape, strides, parts[0].offset());
+  }
+
   Tensors backward(const Tensors& dy) override {
+    if (const auto joined = whole(dy)) return {*joined};
     Tensor dx;
     for (const Tensor& part : dy) {
       if (part.defined() && !dx.defined()) dx = empty(x_shape, part.dtype(), part.device());
@@ -269,6 +286,13 @@ Tensors split(const Tensor& x, const std::vector<int64_t>& sizes, int axis) {
     start += size;
   }
   record<SplitNode>(std::span<const Tensor>(parts), std::span<const Tensor>(&x, 1), x.shape(), sizes, at);
+  return parts;
+}
+
+Tensors unstack(const Tensor& x, int axis) {
+  const int at = normalize_axis(axis, x.dims(), "unstack");
+  Tensors parts = split(x, std::vector<int64_t>(static_cast<size_t>(x.shape()[at]), 1), at);
+  for (Tensor& part : parts) part = squeeze(part, at);
   return parts;
 }
 

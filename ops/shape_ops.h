@@ -35,6 +35,8 @@ Tensors chunk(const Tensor& x, int count, int axis);
 Tensor concat(const Tensors& parts, int axis);
 /// Joins along a new axis.
 Tensor stack(const Tensors& parts, int axis);
+/// What stack() joined: each index along an axis, which disappears. Views.
+Tensors unstack(const Tensor& x, int axis);
 /// Zeros before and after along one axis.
 Tensor pad(const Tensor& x, int axis, int64_t before, int64_t after);
 /// Reverses the order along these axes.

@@ -59,7 +59,8 @@ Tensor SDTAEncoder::operator()(const Tensor& x) const {
   const Tensor qkv = reshape(qkv_(x), {batch, pixels, 3, heads_, channels / heads_});
   AttentionOptions options;
   if (!use_flash_attention_) options.backend = AttentionBackend::math;
-  const Tensor mixed = scaled_dot_product_attention(select(qkv, 2, 0), select(qkv, 2, 1), select(qkv, 2, 2), options);
+  const Tensors parts = unstack(qkv, 2);
+  const Tensor mixed = scaled_dot_product_attention(parts[0], parts[1], parts[2], options);
   return dropout_(proj_(reshape(mixed, x.shape()))) + x;
 }
 

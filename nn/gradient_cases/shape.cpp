@@ -84,6 +84,17 @@ void add_parts(CaseList& list) {
   list.cases.push_back(all_parts("first axis", {5, 3}, {2, 3}, 0));
   list.cases.push_back(all_parts("an empty part", {2, 4, 3}, {1, 0, 3}, 1));
   list.cases.push_back(all_parts("one part", {1, 3}, {1}, 0));
+  const auto product = [](int axis) {
+    return [axis](const Tensor& x) {
+      const Tensors parts = unstack(x, axis);
+      return parts[0] * parts[1];
+    };
+  };
+  list.add("unstack", "first axis", {2, 3}, product(0));
+  list.add("unstack", "middle axis", {2, 3, 2}, product(1));
+  list.add("unstack", "last axis", {3, 2}, product(-1));
+  list.add("unstack", "to scalars", {4}, product(0));
+  list.add("unstack", "an unused part", {2, 3}, [](const Tensor& x) { return unstack(x, 1)[1]; });
   list.add("split", "an unused part", {3, 6}, [](const Tensor& x) { return split(x, {1, 2, 3}, 1)[1]; });
   list.add("split", "chunk", {2, 7}, [](const Tensor& x) {
     const Tensors parts = chunk(x, 3, 1);

@@ -41,10 +41,7 @@ struct FlashAttentionNode final : Node {
   Tensors backward(const Tensors& dy) override {
     AttentionOptions all = options;
     if (mask.defined()) all.mask = *mask;
-    const auto allocate = [&](int i, const Tensor& x) {
-      return needs(i) ? empty(x.shape(), x.dtype(), x.device()) : Tensor();
-    };
-    const AttentionGradients gradients{allocate(0, *q), allocate(1, *k), allocate(2, *v)};
+    const AttentionGradients gradients = allocate();
     const AttentionProblem problem = problem_of(*q, *k, *v, all, scale);
     const Tensor dy_rows = rows_contiguous(dy[0]);
     if (!q->is_cuda()) backward_cpu(problem, *y, *log_sum_exp, dy_rows, gradients);
@@ -52,6 +49,29 @@ struct FlashAttentionNode final : Node {
     else backward_cuda(problem, *y, *log_sum_exp, dy_rows, gradients);
 #endif
     return {gradients.dq, gradients.dk, gradients.dv};
+  }
+
+ private:
+  /// Side by side in one tensor [B, N, 3, H, D] where q, k and v are so: split() then has nothing to join.
+  AttentionGradients allocate() const {
+    const Tensor *in[] = {&*q, &*k, &*v}, &first = *q;
+    const int64_t tokens = first.size(1), channels = first.size(2) * first.size(3), row = 3 * channels;
+    const Shape strides{tokens * row, row, first.size(3), 1};
+    bool fused = true;
+    for (int i = 0; i < 3; ++i) {
+      fused = fused && needs(i) && in[i]->shape() == first.shape() && in[i]->storage() == first.storage() &&
+              in[i]->strides() == strides && in[i]->offset() == first.offset() + i * channels;
+    }
+    Tensor out[3];
+    if (fused) {
+      const Tensor all = empty({first.size(0), tokens, 3, first.size(2), first.size(3)}, first.dtype(), first.device());
+      for (int i = 0; i < 3; ++i) out[i] = make_view(all, first.shape(), strides, i * channels);
+    } else {
+      for (int i = 0; i < 3; ++i) {
+        if (needs(i)) out[i] = empty(in[i]->shape(), in[i]->dtype(), in[i]->device());
+      }
+    }
+    return {out[0], out[1], out[2]};
   }
 };
 

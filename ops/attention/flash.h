@@ -7,15 +7,25 @@
 
 namespace camo::flash {
 
-/// Head dimensions below are computed as fast without the kernels for Hopper GPUs.
-inline constexpr int64_t kLeastHopperWidth = 9;
+/// The implementations of a pass.
+enum class Kernel {
+  tiled,   // tiled_cpu.cpp
+  mma,     // cuda/forward.cuh, cuda/backward.cuh, f32: cuda/f32_*.cuh; any rules
+  narrow,  // cuda/narrow_forward.cuh, cuda/narrow_backward.cuh: no rules
+  whole,   // cuda/whole_backward.cuh: no rules, a block for each head
+  wgmma,   // cuda/hopper_*.cuh: no rules but causality; Hopper GPUs
+};
+enum class Pass { forward, backward };
 
-/// One call, for choosing what computes it.
+/// One call, for choosing what computes it. Neither the number of pictures and heads nor how they lie in memory counts:
+/// a head gives the same bits in any company.
 struct AttentionCase {
   Device device;
   DType dtype;
   int64_t queries, keys, width;
   bool plain = true;  // no mask, no dropout, a positive scale
+  bool causal = false;
+  Pass pass = Pass::forward;
 };
 
 /// What computes a call.
@@ -25,6 +35,8 @@ struct AttentionChoice {
 };
 /// Follows `backend`; where it is automatic, CAMO_SDPA_BACKEND (auto, flash or math).
 AttentionChoice choose(const AttentionCase& call, AttentionBackend backend);
+/// The implementation of a pass of a call that flash computes.
+Kernel kernel_of(const AttentionCase& call);
 /// Whether scaled_dot_product_attention is to use attention() below. Warns, once for each reason, when flash was asked
 /// for and is not possible.
 bool is_chosen(const Tensor& q, const Tensor& k, const AttentionOptions& options);

@@ -1,8 +1,12 @@
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <mutex>
+#include <optional>
 #include <set>
 
 #include "ops/attention/flash.h"
+#include "ops/attention/window.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/runtime.h"
 #include "ops/attention/cuda/launch.h"
@@ -12,46 +16,84 @@ namespace camo {
 namespace flash {
 namespace {
 
-/// What can compute a call, and from where on `automatic` takes it. The first line that matches holds.
+constexpr int64_t kAny = INT64_MAX;
+constexpr auto kCpu = Device::Kind::cpu, kCuda = Device::Kind::cuda;
+
+/// What computes a pass, and from where on `automatic` takes it. The first line that matches holds.
 struct Line {
   const char* name;
+  Kernel kernel;
+  std::optional<Pass> pass;  // unless both
   Device::Kind device;
   DType dtype;
-  int capability;       // of the device at least, major * 10 + minor
-  int64_t width;        // at most
-  int64_t least_keys;   // automatic takes flash from this many keys on
-  bool hopper = false;  // plain calls on a Hopper GPU only
-  int64_t least_width = 0;
+  int capability;  // of the device at least, major * 10 + minor
+  int64_t least_width, width;
+  int64_t window;      // packed_window() at most, of kernels that read windows
+  int64_t tokens;      // queries and keys at most
+  int64_t least_keys;  // automatic takes flash from this many keys on
 };
+/// Microseconds are of an H100, bf16, batch 16, 8 heads.
 constexpr Line kTable[] = {
     // Every CUDA call gains: no score travels to memory.
-    {"flash (f16 wgmma)", Device::Kind::cuda, DType::f16, 90, 256, 0, true, kLeastHopperWidth},
-    {"flash (bf16 wgmma)", Device::Kind::cuda, DType::bf16, 90, 256, 0, true, kLeastHopperWidth},
-    {"flash (f32 as pairs of f16)", Device::Kind::cuda, DType::f32, 80, 256, 0},
-    {"flash (f16 mma.sync)", Device::Kind::cuda, DType::f16, 80, 128, 0},
-    {"flash (bf16 mma.sync)", Device::Kind::cuda, DType::bf16, 80, 128, 0},
+    // Forward, D 10 N 9216 and D 20 N 2304: narrow 3411 and 286, wgmma 3639 and 292. D 73 N 144: 12 and 16. Between,
+    // D 36 N 576 and D 64 N 400: narrow 36 and 29, wgmma 32 and 24.
+    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 32, 80, kAny, 0},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 32, 80, kAny, 0},
+    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 65, 80, 80, 144, 0},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 65, 80, 80, 144, 0},
+    // Backward, D 10 and 20: narrow 7690 and 758, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 25,
+    // wgmma 76; their 146 KiB of shared memory fit devices of 9.0.
+    {"flash (f16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::f16, 80, 1, 21, 24, kAny, 0},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::bf16, 80, 1, 21, 24, kAny, 0},
+    {"flash (f16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::f16, 90, 22, 80, 80, 144, 0},
+    {"flash (bf16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::bf16, 90, 22, 80, 80, 144, 0},
+    // Causal calls reach the first of these; below, mma is as fast.
+    {"flash (f16 wgmma)", Kernel::wgmma, Pass::forward, kCuda, DType::f16, 90, 9, 256, kAny, kAny, 0},
+    {"flash (bf16 wgmma)", Kernel::wgmma, Pass::forward, kCuda, DType::bf16, 90, 9, 256, kAny, kAny, 0},
+    {"flash (f16 wgmma)", Kernel::wgmma, Pass::backward, kCuda, DType::f16, 90, 33, 256, kAny, kAny, 0},
+    {"flash (bf16 wgmma)", Kernel::wgmma, Pass::backward, kCuda, DType::bf16, 90, 33, 256, kAny, kAny, 0},
+    // Devices without wgmma.
+    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 80, 80, kAny, 0},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 80, 80, kAny, 0},
+    // Masks, dropout and the rest.
+    {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 1, 256, kAny, kAny, 0},
+    {"flash (f16 mma.sync)", Kernel::mma, {}, kCuda, DType::f16, 75, 1, 128, kAny, kAny, 0},
+    {"flash (bf16 mma.sync)", Kernel::mma, {}, kCuda, DType::bf16, 80, 1, 128, kAny, kAny, 0},
     // On the CPU the products of the plain one are faster, until its matrix of scores outgrows the caches.
-    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 16, 256},
-    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 32, 1024},
-    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, 64, 4096},
-    {"flash (tiled, f32)", Device::Kind::cpu, DType::f32, 0, INT64_MAX, 8192},
-    {"flash (tiled, f64)", Device::Kind::cpu, DType::f64, 0, INT64_MAX, 512},
+    {"flash (tiled, f32)", Kernel::tiled, {}, kCpu, DType::f32, 0, 1, 16, kAny, kAny, 256},
+    {"flash (tiled, f32)", Kernel::tiled, {}, kCpu, DType::f32, 0, 1, 32, kAny, kAny, 1024},
+    {"flash (tiled, f32)", Kernel::tiled, {}, kCpu, DType::f32, 0, 1, 64, kAny, kAny, 4096},
+    {"flash (tiled, f32)", Kernel::tiled, {}, kCpu, DType::f32, 0, 1, kAny, kAny, kAny, 8192},
+    {"flash (tiled, f64)", Kernel::tiled, {}, kCpu, DType::f64, 0, 1, kAny, kAny, kAny, 512},
 };
 
 int capability_of([[maybe_unused]] Device device) {
 #ifdef CAMO_WITH_CUDA
-  if (device.is_cuda()) return cuda::device_info(device).major * 10 + cuda::device_info(device).minor;
+  if (device.is_cuda()) {
+    const cuda::DeviceInfo& info = cuda::device_info(device);
+    return std::min(info.major * 10 + info.minor, compiled_capability());
+  }
 #endif
   return 0;
 }
 
-/// Whether a line for Hopper GPUs can compute the call.
-bool fits_hopper([[maybe_unused]] const AttentionCase& call, [[maybe_unused]] const Line& line) {
+bool runs_wgmma([[maybe_unused]] Device device) {
 #ifdef CAMO_WITH_CUDA
-  return call.plain && call.width >= line.least_width && call.width <= line.width && has_hopper_kernels(call.device);
+  return has_hopper_kernels(device);
 #else
   return false;
 #endif
+}
+
+/// Whether a kernel for some calls only takes this one, whose dtype, pass, width and tokens match its line.
+bool takes(const Line& line, const AttentionCase& call) {
+  const bool dense = call.plain && !call.causal;
+  switch (line.kernel) {
+    case Kernel::wgmma: return call.plain && runs_wgmma(call.device);
+    case Kernel::narrow:
+    case Kernel::whole: return dense && packed_window(call.width) <= line.window;
+    default: return true;
+  }
 }
 
 struct Match {
@@ -64,14 +106,18 @@ Match find(AttentionCase call) {
   std::string why = concat_text("no flash kernel for ", call.dtype, " on ", call.device);
   for (const Line& line : kTable) {
     if (line.device != call.device.kind || line.dtype != call.dtype) continue;
-    if (line.hopper) {
-      if (fits_hopper(call, line)) return {&line, {}};
-    } else if (capability_of(call.device) < line.capability) {
-      why = concat_text("it needs compute capability 8.0; ", call.device, " has ", capability_of(call.device) / 10, ".",
-                        capability_of(call.device) % 10);
+    if (line.pass && *line.pass != call.pass) continue;
+    if (call.width < line.least_width || std::max(call.queries, call.keys) > line.tokens) continue;
+    const int capability = capability_of(call.device);
+    const bool general = line.kernel == Kernel::mma || line.kernel == Kernel::tiled;  // says why it does not match
+    if (capability < line.capability) {
+      if (general) {
+        why = concat_text("it needs compute capability ", line.capability / 10, ".", line.capability % 10, "; ",
+                          call.device, " has ", capability / 10, ".", capability % 10);
+      }
     } else if (call.width > line.width) {
-      why = concat_text("it takes head dimensions up to ", line.width, "; got ", call.width);
-    } else {
+      if (general) why = concat_text("it takes head dimensions up to ", line.width, "; got ", call.width);
+    } else if (takes(line, call)) {
       return {&line, {}};
     }
   }
@@ -92,8 +138,15 @@ AttentionChoice choose(const AttentionCase& call, AttentionBackend backend) {
   return {match.line && call.keys >= match.line->least_keys, {}};
 }
 
+Kernel kernel_of(const AttentionCase& call) {
+  const Match match = find(call);
+  CAMO_ASSERT(match.line);
+  return match.line->kernel;
+}
+
 bool is_chosen(const Tensor& q, const Tensor& k, const AttentionOptions& options) {
   AttentionCase call{q.device(), q.dtype(), q.size(1), k.size(1), q.size(3)};
+  call.causal = options.causal;
   call.plain = !options.mask.defined() && options.dropout <= 0 && options.scale.value_or(1) > 0;
   const auto choice = choose(call, options.backend);
   if (!choice.why_not.empty()) {

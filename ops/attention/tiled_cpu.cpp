@@ -290,14 +290,18 @@ void backward_part(const AttentionProblem& problem, const ScoreRules<T>& rules, 
   }
 }
 
-/// total += the others, in order.
+/// total += the others, which are contiguous, in order.
 template <class T>
 void add_parts(const Tensor& total, const Tensors& others) {
-  parallel_for(total.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-    for (const Tensor& other : others) {
-      T* to = total.data<T>();
-      const T* from = other.data<T>();
-      for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+  const int64_t tokens = total.size(1), heads = total.size(2), width = total.size(3);
+  parallel_for(total.numel() / width, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T* to = total.data<T>() + row / heads / tokens * total.stride(0) + row / heads % tokens * total.stride(1) +
+              row % heads * total.stride(2);
+      for (const Tensor& other : others) {
+        const T* from = other.data<T>() + row * width;
+        for (int64_t d = 0; d < width; ++d) to[d] += from[d];
+      }
     }
   });
 }

@@ -7,7 +7,7 @@ namespace camo::flash {
 
 /// Fills y [B, Nq, H, D], contiguous, and log_sum_exp [B, H, Nq] in the dtype of q.
 void forward_cpu(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp);
-/// Fills those of the contiguous gradients that are defined.
+/// Fills those of the gradients that are defined; contiguous along D.
 void backward_cpu(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
                   const AttentionGradients& gradients);
 

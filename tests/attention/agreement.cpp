@@ -34,6 +34,13 @@ double largest(const Tensor& x) {
   }
   return most;
 }
+/// Largest difference, relative to the largest element of b, as all_close() takes it.
+double relative_error(const Tensor& a, const Tensor& b) {
+  const auto x = a.to_vector<double>(), y = b.to_vector<double>();
+  double most = 0;
+  for (size_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(x[i] - y[i]));
+  return most / largest(b);
+}
 double rms(const Tensor& x) { return rms_difference(x, zeros(x.shape(), f64, cpu)); }
 
 bool all_finite(const Tensor& x) {
@@ -62,8 +69,9 @@ AttentionBounds attention_bounds(DType dtype) {
   switch (dtype) {
     case DType::f64: return {1e-12, 1e-12, 1e-12, 1e-12, 0x1p-53};
     case DType::f32: return {5e-6, 1e-5, 3e-6, 3e-6, 0x1p-24};
-    case DType::f16: return {5e-4, 1e-3, 1e-4, 2e-3, 0x1p-11};
-    default: return {4e-3, 8e-3, 1e-4, 1.6e-2, 0x1p-8};
+    // In 16 bits a row's weights are rounded before they are summed: log(1 + half a unit of the last place).
+    case DType::f16: return {5e-4, 1e-3, 5e-4, 2e-3, 0x1p-11};
+    default: return {4e-3, 8e-3, 4e-3, 1.6e-2, 0x1p-8};
   }
 }
 
@@ -143,7 +151,11 @@ void expect_agrees(const AttentionInputs& in, const AttentionOptions& options, c
     const Tensor expected[] = {reference.y, reference.log_sum_exp, reference.dq, reference.dk, reference.dv};
     for (size_t i = 0; i < 5; ++i) {
       const Tensor head = head_of(got.all()[i], b, h);
-      const double bound = i == 0 ? bounds.output : i == 1 ? bounds.log_sum_exp : gain * bounds.gradient;
+      double bound = i == 0 ? bounds.output : i == 1 ? bounds.log_sum_exp : gain * bounds.gradient;
+      // Of few keys or queries, rounding a weight or dS to 16 bits may reach the result whole: math then misses the bound
+      // too, and nothing is to be twice as far off as math.
+      if (i != 1 && size_in_bytes(in.q.dtype()) == 2)
+        bound = std::max(bound, 2 * relative_error(head_of(plain.all()[i], b, h), expected[i]));
       EXPECT_TRUE(all_close(head, expected[i], bound)) << names[i] << " of picture " << b << ", head " << h;
       if (i == 1 || in.q.dtype() == f64) continue;  // the reference is no more exact than f64
       // Of few rows, or of terms that are to cancel, means say little.

@@ -71,6 +71,21 @@ TEST(FlashSelection, SaysWhyMath) {
   EXPECT_EQ(why(cpu, bf16, 9216, AttentionBackend::automatic), "");  // computed in f32
 }
 
+TEST(FlashSelection, KernelOfAPass) {
+  using flash::Kernel;
+  const auto kernel = [](Device device, DType dtype, int64_t tokens, int64_t width, flash::Pass pass, bool plain) {
+    flash::AttentionCase call{device, dtype, tokens, tokens, width, plain};
+    call.pass = pass;
+    return flash::kernel_of(call);
+  };
+  EXPECT_EQ(kernel(cpu, bf16, 16, 8, flash::Pass::backward, true), Kernel::tiled);
+  const Device device = default_device();
+  if (!device.is_cuda()) return;
+  EXPECT_EQ(kernel(device, f32, 2304, 20, flash::Pass::forward, true), Kernel::mma);
+  EXPECT_EQ(kernel(device, bf16, 2304, 20, flash::Pass::forward, false), Kernel::mma);
+  EXPECT_EQ(kernel(device, bf16, 9216, 10, flash::Pass::forward, true), Kernel::narrow);
+}
+
 TEST(FlashSelection, SaysWhyNot) {
   const flash::AttentionCase in_double{Device::cuda(0), f64, 10, 10, 8};
   const auto choice = flash::choose(in_double, AttentionBackend::flash);

@@ -2,6 +2,7 @@
 
 #include <numeric>
 
+#include "core/autograd.h"
 #include "ops/elementwise.h"
 #include "tests/support/test_support.h"
 
@@ -116,6 +117,33 @@ TEST(Split, OneNodeGathersTheGradientsOfAllParts) {
   EXPECT_EQ(parts[0].grad_node(), parts[2].grad_node());
   backward(parts[2], full({2, 2}, 5, f64));
   EXPECT_EQ(numbers(x.grad()), (Numbers{0, 0, 0, 0, 5, 5, 0, 0, 0, 0, 5, 5}));
+}
+
+/// Takes two parts, and writes their gradients, 1 2 3 ..., side by side into one tensor.
+struct SideBySideNode final : Node {
+  SideBySideNode() : Node("side by side") {}
+  Tensors backward(const Tensors&) override { return split(to(count_up({3, 6}), f64), {2, 4}, 1); }
+};
+
+TEST(Split, GradientsMayLieSideBySide) {
+  const Tensor x = uniform({3, 6}).set_requires_grad(true);
+  const Tensors parts = split(x, {2, 4}, 1);
+  const Tensor y = zeros({1}, f64);
+  record<SideBySideNode>(y, parts);
+  backward(y, full({1}, 1, f64));
+  EXPECT_EQ(numbers(x.grad()), numbers(count_up({3, 6})));
+}
+
+TEST(Unstack, UndoesStack) {
+  const Tensor x = count_up({2, 3, 4});
+  for (int axis : {0, 1, -1}) {
+    const Tensors parts = unstack(x, axis);
+    ASSERT_EQ(static_cast<int64_t>(parts.size()), x.size(axis));
+    for (size_t i = 0; i < parts.size(); ++i) {
+      EXPECT_TRUE(bitwise_equal(parts[i], select(x, axis, static_cast<int64_t>(i))));
+    }
+    EXPECT_TRUE(bitwise_equal(stack(parts, axis), x));
+  }
 }
 
 TEST(Concat, JoinsInEveryDtype) {

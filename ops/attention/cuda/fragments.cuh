@@ -14,7 +14,7 @@
 
 #include "core/half.h"
 
-/// Code for devices below 8.0 compiles, and is never run: they lack these instructions.
+/// Devices below 8.0 lack these instructions. There f16 alone is run, without them; the rest compiles.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define CAMO_FLASH_ASM(...) asm __VA_ARGS__
 #else
@@ -185,10 +185,18 @@ struct Mma16 {
 
 template <>
 __device__ inline void Mma16<Half>::one(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  CAMO_FLASH_ASM(
-      ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[2 * half]), "r"(a[2 * half + 1]), "r"(b[half]));
+  }
+#else
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
 }
 template <>
 __device__ inline void Mma16<BFloat16>::one(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -145,7 +145,7 @@ void dispatch_backward_tile(int width, Fn&& fn) {
 template <class T>
 bool hopper_takes_backward(const Call<T>& call) {
   using namespace hopper;
-  return hopper_takes_forward(call) && boxed_width(call.width, call.heads, call.q, call.dy) <= 256 &&
+  return hopper_takes_forward(call) && boxed_width(call.width, call.heads, call.q, call.dy) <= tile_width(call.width) &&
          offsets_agree(call.v, call.dy) && is_loadable(call.dy, call.batch, call.queries);
 }
 
@@ -153,7 +153,7 @@ template <class T>
 void backward_hopper(const Call<T>& call, Device device) {
   using namespace hopper;
   cudaStream_t stream = cuda::use(device);
-  dispatch_backward_tile(boxed_width(call.width, call.heads, call.q, call.dy), [&]<class S, class V>() {
+  dispatch_backward_tile(tile_width(call.width), [&]<class S, class V>() {
     const Tensor workspace = empty({backward_workspace<S>(call.batch, call.heads, call.queries) / 4}, f32, device);
     launch_backward_tile<T, S, V>(call, workspace.data<float>(), stream);
     CAMO_LAUNCHED("hopper_backward_kernel");

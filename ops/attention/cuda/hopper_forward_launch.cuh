@@ -44,16 +44,16 @@ template <class T>
 bool hopper_takes_forward(const Call<T>& call) {
   using namespace hopper;
   return call.rules.kind == MaskKind::none && call.rules.dropout <= 0 && call.scale > 0 &&
-         boxed_width(call.width, call.heads, call.q, call.v) <= 256 && offsets_agree(call.q, call.k) &&
-         is_loadable(call.q, call.batch, call.queries) && is_loadable(call.k, call.batch, call.keys) &&
-         is_loadable(call.v, call.batch, call.keys);
+         boxed_width(call.width, call.heads, call.q, call.v) <= tile_width(call.width) &&
+         offsets_agree(call.q, call.k) && is_loadable(call.q, call.batch, call.queries) &&
+         is_loadable(call.k, call.batch, call.keys) && is_loadable(call.v, call.batch, call.keys);
 }
 
 template <class T>
 void forward_hopper(const Call<T>& call, Device device) {
   using namespace hopper;
   cudaStream_t stream = cuda::use(device);
-  dispatch_forward_tile(boxed_width(call.width, call.heads, call.q, call.v), call.keys, [&]<class S>() {
+  dispatch_forward_tile(tile_width(call.width), call.keys, [&]<class S>() {
     launch_forward_tile<T, S>(call, cuda::device_info(device).multiprocessors, stream);
     CAMO_LAUNCHED("hopper_forward_kernel");
   });

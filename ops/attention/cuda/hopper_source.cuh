@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "ops/attention/cuda/call.cuh"
 #include "ops/attention/cuda/hopper_ptx.cuh"
+#include "ops/attention/window.h"
 
 namespace camo::flash::hopper {
 
@@ -54,6 +55,10 @@ int boxed_width(int width, int heads, const Heads<const T>& x, const Heads<const
   }
   return width + largest;
 }
+
+/// Columns that tiles hold: of heads packed side by side, so that the tile depends on the width alone. Wider boxes are
+/// not taken.
+inline int tile_width(int width) { return static_cast<int>(std::min<int64_t>(packed_window(width), 256)); }
 
 /// The driver's function, found at run time: the program starts where there is no driver. Null where the driver lacks
 /// it.

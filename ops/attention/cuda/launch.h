@@ -7,10 +7,13 @@ namespace camo::flash {
 
 /// Fills y [B, Nq, H, D], contiguous, and log_sum_exp [B, H, Nq] f32.
 void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp);
-/// Fills those of the contiguous gradients that are defined.
+/// Fills those of the gradients that are defined; each is contiguous along D.
 void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
                    const AttentionGradients& gradients);
 
+/// Compute capability, major * 10 + minor, that the kernels were compiled for: less than the device's where the driver
+/// compiles their PTX.
+int compiled_capability();
 /// Whether a device runs the Hopper kernels: it is of compute capability 9.0, and the program has code for it
 /// (CMAKE_CUDA_ARCHITECTURES 90a).
 bool has_hopper_kernels(Device device);

@@ -6,18 +6,26 @@
 
 namespace camo::flash {
 
-/// Copies kBytes from global to shared memory, without waiting.
+/// Copies kBytes from global to shared memory, from 8.0 on without waiting.
 template <int kBytes>
 __device__ void copy_async(void* to, const void* from) {
-  [[maybe_unused]] const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+  using Access = cuda::Pack<char, kBytes>;
+  *static_cast<Access*>(to) = *static_cast<const Access*>(from);
+#else
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   if constexpr (kBytes == 16) {
-    CAMO_FLASH_ASM(volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory"));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
   } else {
-    CAMO_FLASH_ASM(volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(kBytes)
-                            : "memory"));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(address), "l"(from), "n"(kBytes) : "memory");
   }
+#endif
 }
-__device__ inline void wait_for_copies() { CAMO_FLASH_ASM(volatile("cp.async.wait_all;" ::: "memory")); }
+__device__ inline void wait_for_copies() {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 
 /// Rows [first, first + kRows) of one head into a tile of tiling S, in accesses of kElements; rows from `count` on
 /// become zeros. Columns from `width` on are not written.

@@ -1,0 +1,124 @@
+// Tiles of the kernels that read windows, and their launches.
+#pragma once
+
+#include "core/tensor.h"
+#include "ops/attention/cuda/dispatch.cuh"
+#include "ops/attention/cuda/narrow_backward.cuh"
+#include "ops/attention/cuda/narrow_forward.cuh"
+#include "ops/attention/cuda/shapes.cuh"
+#include "ops/attention/cuda/whole_backward.cuh"
+#include "ops/attention/window.h"
+
+namespace camo::flash {
+
+/// The tiles of the forward pass, by the width of the window. More warps on a multiprocessor hide latencies better than
+/// more rows of a warp, down to 32; those divide 9216, 2304 and 576. Polynomials pay where exponentials outlast the
+/// products.
+template <class T, int kWidth>
+struct NarrowForwardShape;
+//                                           width, row tiles, warps, keys of a tile, of a chunk, stages, polynomials of
+//                                           8 exponentials, blocks on a multiprocessor, whether a column is free
+template <class T>
+struct NarrowForwardShape<T, 16> : NarrowForward<T, 16, 2, 4, 128, 16, 3, 1, 5, true> {};
+template <class T>
+struct NarrowForwardShape<T, 24> : NarrowForward<T, 24, 3, 4, 128, 16, 3, 1, 3, true> {};
+template <class T>
+struct NarrowForwardShape<T, 40> : NarrowForward<T, 40, 2, 6, 64, 16, 4, 0, 2, true> {};
+template <class T>
+struct NarrowForwardShape<T, 64> : NarrowForward<T, 64, 2, 4, 64, 16, 3, 1, 2, false> {};
+template <class T>
+struct NarrowForwardShape<T, 80> : NarrowForward<T, 80, 1, 9, 48, 16, 5, 0, 1, false> {};
+
+/// The tiles of the backward pass: registers for the keys of a warp, against shared memory read per key.
+template <class T, int kWidth>
+struct NarrowBackwardShape;
+//                                            width, key tiles of a warp, warps, polynomials of 8 exponentials
+template <class T>
+struct NarrowBackwardShape<T, 16> : NarrowBackward<T, 16, 2, 16, 0> {};
+template <class T>
+struct NarrowBackwardShape<T, 24> : NarrowBackward<T, 24, 2, 12, 0> {};
+
+/// Queries of a range of the backward pass: enough ranges that few heads still fill the device, few enough that adding
+/// dk and dv of the ranges costs little.
+inline constexpr int kMostRange = 2304;
+
+/// Calls fn.template operator()<kWidth>() for the narrowest of the widths that holds `window` columns.
+template <int kFirst, int... kRest, class Fn>
+void dispatch_window(int window, Fn&& fn) {
+  if constexpr (sizeof...(kRest) > 0) {
+    if (window > kFirst) return dispatch_window<kRest...>(window, fn);
+  }
+  fn.template operator()<kFirst>();
+}
+
+inline unsigned blocks_for(int64_t n) { return static_cast<unsigned>((n + cuda::kBlock - 1) / cuda::kBlock); }
+
+template <class T>
+void forward_narrow(const Call<T>& call, Device device) {
+  const int window = static_cast<int>(packed_window(call.width));
+  const int needed = window == call.width && window <= 40 ? window + 8 : window;  // with a free column
+  dispatch_window<16, 24, 40, 64, 80>(needed, [&]<int kWidth>() {
+    using S = NarrowForwardShape<T, kWidth>;
+    const int blocks = (call.queries + S::kRows - 1) / S::kRows;
+    const auto kernel = flash_narrow_forward_kernel<S>;
+    cudaStream_t stream = cuda::use(device);
+    allow_shared(kernel, S::kBytes);
+    kernel<<<static_cast<unsigned>(blocks * call.batch * call.heads), S::kThreads, S::kBytes, stream>>>(call, blocks);
+    CAMO_LAUNCHED("flash_narrow_forward_kernel");
+  });
+}
+
+/// Bytes of shared memory that one block may have.
+inline int shared_limit(Device device) {
+  int bytes = 0;
+  cuda::use(device);
+  CAMO_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index));
+  return bytes;
+}
+
+template <class T>
+void backward_narrow(const Call<T>& call, Device device) {
+  const int needed = std::max(static_cast<int>(packed_window(call.width)), call.width + 3);  // free columns
+  dispatch_window<16, 24>(needed, [&]<int kWidth>() {
+    using S = NarrowBackwardShape<T, kWidth>;
+    const int tile_bytes = (call.width + 1) / 2 * S::kPairBytes;
+    const int most = (shared_limit(device) - S::kFixedBytes) / tile_bytes * 16;
+    NarrowPlan plan;
+    plan.ranges = (call.queries + std::min(most, kMostRange) - 1) / std::min(most, kMostRange);
+    plan.range_rows = ((call.queries + plan.ranges - 1) / plan.ranges + 15) / 16 * 16;
+    plan.ranges = (call.queries + plan.range_rows - 1) / plan.range_rows;
+    const int64_t heads = int64_t{call.batch} * call.heads, rows = heads * call.queries;
+    cudaStream_t stream = cuda::use(device);
+    const Tensor numbers = empty({rows, 2}, f32, device);
+    plan.numbers = reinterpret_cast<const float2*>(numbers.data<float>());
+    Tensor sums, turns;
+    if (plan.ranges > 1) {  // 8 bytes for each element of k, whatever the number of ranges
+      const int64_t warps = (call.keys + S::kGroupKeys - 1) / S::kGroupKeys * S::kWarps;
+      sums = empty({2, heads * call.keys * call.width}, f32, device);
+      turns = empty({heads * warps}, f32, device);  // as int
+      plan.sums = sums.data<float>();
+      plan.turns = reinterpret_cast<int*>(turns.data<float>());
+      CAMO_CUDA(cudaMemsetAsync(plan.turns, 0, static_cast<size_t>(heads * warps) * sizeof(int), stream));
+    }
+    flash_numbers_kernel<T, kWidth><<<blocks_for(rows), cuda::kBlock, 0, stream>>>(
+        call, reinterpret_cast<float2*>(numbers.data<float>()), nullptr, 0);
+    CAMO_LAUNCHED("flash_numbers_kernel");
+    const int bytes = S::kFixedBytes + plan.range_rows / 16 * tile_bytes;
+    const auto kernel = flash_narrow_backward_kernel<S>;
+    allow_shared(kernel, bytes);
+    kernel<<<static_cast<unsigned>(plan.ranges * heads), S::kThreads, bytes, stream>>>(call, plan);
+    CAMO_LAUNCHED("flash_narrow_backward_kernel");
+  });
+}
+
+template <class T>
+void backward_whole(const Call<T>& call, Device device) {
+  using S = WholeBackward<T, 80, 9>;
+  const auto kernel = flash_whole_backward_kernel<S>;
+  cudaStream_t stream = cuda::use(device);
+  allow_shared(kernel, S::kBytes);
+  kernel<<<static_cast<unsigned>(call.batch * call.heads), S::kThreads, S::kBytes, stream>>>(call);
+  CAMO_LAUNCHED("flash_whole_backward_kernel");
+}
+
+}  // namespace camo::flash
