@@ -97,5 +97,20 @@ std::vector<std::string> compare_configs(const std::string& stored, const std::s
   return warnings;
 }
 
+nlohmann::json scaler_to_json(const GradScaler& scaler) {
+  const GradScaler::State& state = scaler.state();
+  return {{"scale", state.scale}, {"good_steps", state.good_steps}, {"skipped", state.skipped}};
+}
+
+void load_scaler(GradScaler& scaler, const nlohmann::json& stored) {
+  try {
+    scaler.load_state({.scale = stored.at("scale").get<double>(),
+                       .good_steps = stored.at("good_steps").get<int64_t>(),
+                       .skipped = stored.at("skipped").get<int64_t>()});
+  } catch (const nlohmann::json::exception& error) {
+    fail(ErrorCode::checkpoint, "train: the state of the gradient scaler can't be read: ", error.what());
+  }
+}
+
 }  // namespace app
 }  // namespace camo

@@ -8,6 +8,7 @@
 
 #include "apps/camoxpert/training/loss_means.h"
 #include "core/random.h"
+#include "nn/optim/grad_scaler.h"
 
 namespace camo::app {
 
@@ -43,6 +44,10 @@ struct RunState {
 /// One line of JSON, and back. Throws ErrorCode::checkpoint naming `source` when the text is not such a line.
 std::string to_text(const RunState& state);
 RunState run_state_from_text(const std::string& text, const std::string& source);
+
+/// RunState::scaler of a scaler, and back. Throws ErrorCode::checkpoint when it is none.
+nlohmann::json scaler_to_json(const GradScaler& scaler);
+void load_scaler(GradScaler& scaler, const nlohmann::json& stored);
 
 /// Compares two resolved configurations (lines `flag=value`). Throws ErrorCode::usage naming the flag when one differs
 /// that gives the position in the run another meaning; returns a warning per other difference.

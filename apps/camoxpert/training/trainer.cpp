@@ -19,21 +19,6 @@ namespace {
 
 constexpr size_t kStepsBetweenReads = 10;  // on a GPU: each read waits for it
 
-nlohmann::json scaler_to_json(const GradScaler& scaler) {
-  const GradScaler::State& state = scaler.state();
-  return {{"scale", state.scale}, {"good_steps", state.good_steps}, {"skipped", state.skipped}};
-}
-
-void load_scaler(GradScaler& scaler, const nlohmann::json& stored) {
-  try {
-    scaler.load_state({.scale = stored.at("scale").get<double>(),
-                       .good_steps = stored.at("good_steps").get<int64_t>(),
-                       .skipped = stored.at("skipped").get<int64_t>()});
-  } catch (const nlohmann::json::exception& error) {
-    fail(ErrorCode::checkpoint, "train: the state of the gradient scaler can't be read: ", error.what());
-  }
-}
-
 }  // namespace
 
 Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
