@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "core/error.h"
 
@@ -256,13 +257,30 @@ DatasetSplits find_splits(const std::string& folders, const std::string& test_fo
   return splits;
 }
 
+std::pair<Image, Image> decode_both(const fs::path& first, int first_channels, const fs::path& second,
+                                    int second_channels) {
+  std::pair<Image, Image> images;
+  std::string bad;
+  const auto decode = [&](const fs::path& path, int channels, Image& out) {
+    try {
+      out = decode_image(path, channels);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::data) throw;
+      bad.append(bad.empty() ? "" : "\n  and ").append(error.what());
+    }
+  };
+  decode(first, first_channels, images.first);
+  decode(second, second_channels, images.second);
+  if (!bad.empty()) throw Error(ErrorCode::data, bad);
+  return images;
+}
+
 LoadedSample load_sample(const Sample& sample) {
-  LoadedSample loaded{decode_image(sample.image, 3), decode_image(sample.mask, 1)};
-  const Image &image = loaded.image, &mask = loaded.mask;
+  auto [image, mask] = decode_both(sample.image, 3, sample.mask, 1);
   CAMO_CHECK_CODE(data, image.width == mask.width && image.height == mask.height, sample.mask.string(),
                   ": a mask must have its picture's size; got mask ", mask.width, " x ", mask.height, ", picture ",
                   image.width, " x ", image.height, " (", sample.image.string(), ")");
-  return loaded;
+  return {std::move(image), std::move(mask)};
 }
 
 }  // namespace camo

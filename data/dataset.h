@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/image.h"
@@ -66,13 +67,18 @@ DatasetSplits find_splits(const std::string& folders, const std::string& test_fo
 /// The picture files (jpg, jpeg, png, bmp) of a folder by stem. Throws ErrorCode::data when two share one.
 std::map<std::string, std::filesystem::path> pictures_by_stem(const std::filesystem::path& folder);
 
+/// Decodes two files that belong together, each to so many channels. Throws ErrorCode::data naming each that can't be
+/// decoded.
+std::pair<Image, Image> decode_both(const std::filesystem::path& first, int first_channels,
+                                    const std::filesystem::path& second, int second_channels);
+
 /// A decoded sample at its original size: RGB picture and grey mask of equal extents.
 struct LoadedSample {
   Image image;
   Image mask;
 };
 
-/// Throws ErrorCode::data when a file can't be decoded or the sizes differ.
+/// Throws ErrorCode::data when files can't be decoded, naming each, or the sizes differ.
 LoadedSample load_sample(const Sample& sample);
 
 }  // namespace camo

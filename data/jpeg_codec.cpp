@@ -111,8 +111,7 @@ Image decode_jpeg(std::span<const uint8_t> bytes, int channels, const std::strin
   CAMO_CHECK_CODE(data,
                   tjDecompress2(decoder.get(), bytes.data(), size, image.pixels.data(), width, 0, height, format,
                                 TJFLAG_STOPONWARNING | TJFLAG_LIMITSCANS) == 0,
-                  name, ": the JPEG is damaged or cut short (", tjGetErrorStr2(decoder.get()),
-                  "); replace it, or leave bad images out with --on-bad-image skip:N");
+                  name, ": the JPEG is damaged or cut short (", tjGetErrorStr2(decoder.get()), "); replace it");
 
   const Markers markers = scan_markers(bytes);
   if (cmyk) image = cmyk_to_rgb(image, markers.adobe);

@@ -56,11 +56,10 @@ std::vector<size_t> check_png(std::span<const uint8_t> bytes, const std::string&
     const bool has_header = bytes.size() - at >= 12;
     const size_t length = has_header ? big_endian(&bytes[at]) : 0;
     CAMO_CHECK_CODE(data, has_header && length <= bytes.size() - at - 12, name, ": the PNG is cut short at byte ",
-                    bytes.size(), "; replace it, or leave bad images out with --on-bad-image skip:N");
+                    bytes.size(), "; replace it");
     const auto type_and_body = bytes.subspan(at + 4, 4 + length);
     CAMO_CHECK_CODE(data, crc32(type_and_body.data(), type_and_body.size()) == big_endian(&bytes[at + 8 + length]),
-                    name, ": the PNG is damaged: wrong checksum of the chunk at byte ", at,
-                    "; replace it, or leave bad images out with --on-bad-image skip:N");
+                    name, ": the PNG is damaged: wrong checksum of the chunk at byte ", at, "; replace it");
     if (first) {
       CAMO_CHECK_CODE(data, std::memcmp(type_and_body.data(), "IHDR", 4) == 0 && length == 13, name,
                       ": the PNG is damaged: its first chunk must be IHDR; replace it");
@@ -78,7 +77,7 @@ Image decode_with_stb(std::span<const uint8_t> bytes, const char* format, const 
       stbi_load_from_memory(bytes.data(), static_cast<int>(bytes.size()), &width, &height, &channels, 0),
       stbi_image_free);
   CAMO_CHECK_CODE(data, pixels != nullptr, name, ": the ", format, " can't be decoded (", stbi_failure_reason(),
-                  "); replace it, or leave bad images out with --on-bad-image skip:N");
+                  "); replace it");
   Image image(width, height, channels);
   std::copy_n(pixels.get(), image.pixels.size(), image.pixels.begin());
   return image;
@@ -115,7 +114,7 @@ Image decode_bmp(std::span<const uint8_t> bytes, const std::string& name) {
   const int64_t offset = little_endian(&bytes[10], 4);
   CAMO_CHECK_CODE(data, offset + row_bytes * std::abs(height) <= static_cast<int64_t>(bytes.size()) && offset >= 0,
                   name, ": the BMP is cut short: ", offset + row_bytes * std::abs(height), " bytes expected, got ",
-                  bytes.size(), "; replace it, or leave bad images out with --on-bad-image skip:N");
+                  bytes.size(), "; replace it");
   return decode_with_stb(bytes, "BMP", name);
 }
 

@@ -3,6 +3,9 @@
 #include <fmt/core.h>
 
 #include <charconv>
+#include <limits>
+
+#include "apps/camoxpert/progress.h"
 
 namespace camo::app {
 
@@ -20,26 +23,40 @@ int64_t parse_on_bad_image(const std::string& text) {
 
 CLI::Option* add_on_bad_image(CLI::App& command, std::string& text) {
   return command
-      .add_option("--on-bad-image", text,
-                  "error: the first unreadable or unpaired picture ends the run; skip:N: up to N are left out")
+      .add_option(
+          "--on-bad-image", text,
+          "error: unreadable and unpaired pictures end the run, which names them all; skip:N: up to N are left out")
       ->capture_default_str();
 }
 
 void BadImages::check() const {
   if (!too_many()) return;
-  std::string all;
-  for (const std::string& message : messages_) all += "\n  " + message;
-  if (limit_ == 0) {
-    fail(ErrorCode::data, messages_.size(),
-         " of the pictures can't be used; --on-bad-image skip:N leaves out up to N:", all);
-  }
-  fail(ErrorCode::data, messages_.size(), " of the pictures can't be used, and --on-bad-image skip:", limit_,
-       " leaves out ", limit_, " at most:", all);
+  const size_t count = messages_.size();
+  std::string text = fmt::format("{} of the pictures can't be used", count);
+  if (limit_ > 0) text += fmt::format(", and --on-bad-image skip:{0} leaves out {0} at most", limit_);
+  text += ":";
+  for (size_t i = 0; i < std::min(count, kNamedInFull); ++i) text += "\n  " + messages_[i];
+  if (count > kNamedInFull)
+    text += fmt::format("\n  and {} more; camoxpert check-data lists all of a data set", count - kNamedInFull);
+  fail(ErrorCode::data, text, "\nmend or remove these files, or leave them out with --on-bad-image skip:", count);
 }
 
 void BadImages::report() const {
   for (const std::string& message : messages_) fmt::print("left out: {}\n", message);
   if (!messages_.empty()) fmt::print("{} pictures left out\n", messages_.size());
+}
+
+void check_all(const std::vector<Sample>& samples, int64_t limit, std::vector<std::string> messages) {
+  BadImages bad(std::numeric_limits<int64_t>::max(), std::move(messages));
+  Progress progress("looking for bad pictures", static_cast<int64_t>(samples.size()), "pairs");
+  TolerantReader<bool> reader(samples.size(), bad, [&](size_t i) {
+    load_sample(samples[i]);
+    return true;
+  });
+  while (!reader.next(static_cast<size_t>(8 * num_threads())).empty())
+    progress.update(static_cast<int64_t>(reader.position()));
+  progress.finish();
+  BadImages(limit, bad.messages()).check();
 }
 
 }  // namespace camo::app

@@ -58,17 +58,20 @@ void check(const EvaluateOptions& options) {
   check_output_file("--contact-sheet", options.contact_sheet);
 }
 
-/// Masks by name and the predictions of the same names; `left_out` gets those without prediction.
+/// Masks by name and the predictions of the same names; `left_out` gets those without prediction or picture.
 std::vector<PredictionFile> find_predictions(const EvaluateOptions& options, std::vector<std::string>& left_out) {
   for (const auto& [flag, folder] : {std::pair("--pred", options.pred), std::pair("--gt", options.gt)})
     CAMO_CHECK_CODE(data, folder.empty() || fs::is_directory(folder), flag, ": no such folder; got ", folder);
   std::vector<Sample> wanted;
   if (options.gt.empty()) {
-    wanted = find_dataset(options.dataset_path, Split::test).samples;
+    Dataset dataset = find_dataset(options.dataset_path, Split::test, Unpaired::collect);
+    wanted = std::move(dataset.samples);
+    left_out = std::move(dataset.unpaired);
   } else {
     for (const auto& [_, mask] : pictures_by_stem(options.gt)) wanted.push_back({mask.filename().string(), {}, mask});
   }
-  CAMO_CHECK_CODE(data, !wanted.empty(), "--gt: the folder holds no jpg, jpeg, png or bmp file; got ", options.gt);
+  CAMO_CHECK_CODE(data, !wanted.empty() || !left_out.empty(),
+                  "--gt: the folder holds no jpg, jpeg, png or bmp file; got ", options.gt);
   const auto predictions = pictures_by_stem(options.pred);
   std::vector<PredictionFile> files;
   for (const Sample& sample : wanted) {

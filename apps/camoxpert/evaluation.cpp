@@ -109,8 +109,8 @@ EvaluationResult evaluate_predictions(const std::vector<PredictionFile>& files, 
   Means means;
   BadImages bad(options.max_bad_images, options.left_out);
   TolerantReader<ScoredMask> reader(files.size(), bad, [&](size_t i) {
-    const Image mask = decode_image(files[i].mask, 1);
-    return ScoredMask{score_prediction(decode_image(files[i].prediction, 1), mask), foreground_share(mask)};
+    const auto [prediction, mask] = decode_both(files[i].prediction, 1, files[i].mask, 1);
+    return ScoredMask{score_prediction(prediction, mask), foreground_share(mask)};
   });
   const auto at_once = static_cast<size_t>(8 * num_threads());
   for (auto batch = reader.next(at_once); !batch.empty(); batch = reader.next(at_once)) {

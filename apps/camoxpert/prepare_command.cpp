@@ -98,11 +98,14 @@ void copy_pair(const Job& job, const PrepareOptions& options) {
 void run_prepare(const PrepareOptions& options) {
   options.common.apply();
   check(options);
-  BadImages bad(parse_on_bad_image(options.on_bad_image));
-  const DatasetSplits splits =
-      find_splits(options.input, {}, options.on_bad_image == "error" ? Unpaired::refuse : Unpaired::collect);
-  for (const std::string& message : splits.unpaired) bad.add(message);
-  bad.check();
+  const int64_t limit = parse_on_bad_image(options.on_bad_image);
+  const DatasetSplits splits = find_splits(options.input, {}, Unpaired::collect);
+  BadImages bad(limit, splits.unpaired);
+  if (bad.too_many()) {
+    std::vector<Sample> all = splits.train;
+    all.insert(all.end(), splits.test.begin(), splits.test.end());
+    check_all(all, limit, splits.unpaired);
+  }
   const std::vector<Job> jobs = plan(splits, options);
   check_output_folder(options);
   std::error_code failure;

@@ -260,7 +260,7 @@ TEST_F(CommandLine, BadData) {
   encode_png(path("unpaired/Imgs/a.png"), Image(8, 8, 3));
   encode_png(path("unpaired/GT/a.png"), Image(8, 8, 1));
   encode_png(path("unpaired/Imgs/b.png"), Image(8, 8, 3));
-  expect_failure("train --dataset-path " + path("unpaired"), 3, "every picture must have a mask");
+  expect_failure("train --dataset-path " + path("unpaired"), 3, "has no mask of the same name");
   expect_failure("predict --checkpoint " + best() + " --output-dir " + path("p") + " --input " + path("no.png"), 3,
                  "does not exist");
   EXPECT_FALSE(fs::exists(path("p"))) << "nothing is written before the input is checked";

@@ -84,40 +84,54 @@ DamagedFolder damage(const fs::path& folder) {
   const auto masks = pictures_by_stem(folder / "GT");
   DamagedFolder result;
   size_t next = 0;
-  const auto take = [&](std::set<std::string>& kind) {
-    kind.insert(images.at(next).stem().string());
-    return images[next++];
-  };
+  const auto take = [&] { return images.at(next++); };
   const auto mask_of = [&](const fs::path& image) { return masks.at(image.stem().string()); };
+  const auto bad_image = [&](const char* reason) {
+    const fs::path image = take();
+    result.bad[image.stem().string()] = reason;
+    result.bad_images.insert(image.stem().string());
+    return image;
+  };
+  const auto bad_mask = [&](const char* reason, bool readable = false) {
+    const fs::path image = take();
+    result.bad[image.stem().string()] = reason;
+    if (!readable) result.bad_masks.insert(image.stem().string());
+    return mask_of(image);
+  };
 
-  cut(take(result.bad));                                                     // truncated picture
-  cut(mask_of(take(result.bad)));                                            // truncated mask
-  write_bytes(take(result.bad), {});                                         // zero bytes
-  write_bytes(mask_of(take(result.bad)), {});                                // zero bytes, mask
-  write_bytes(take(result.bad), to_bytes("<html>not found</html>"));         // wrong type
-  encode_png(mask_of(take(result.bad)), Image(20, 30, 1, 255));              // size mismatch
-  fs::remove(mask_of(take(result.bad)));                                     // missing mask
-  fs::remove(take(result.bad));                                              // missing picture
-  flip_byte(mask_of(take(result.bad)));                                      // damaged inside
-  write_bytes(take(result.bad), to_bytes("\xff\xd8\xff\xe0"));               // nothing but a signature
-  write_bytes(mask_of(take(result.bad)), make_png(60000, 60000, 8, 0, {}));  // absurd size
+  cut(bad_image("the JPEG is damaged or cut short"));
+  cut(bad_mask("the PNG is cut short"));
+  write_bytes(bad_image("the image file is empty (0 bytes)"), {});
+  write_bytes(bad_mask("the image file is empty (0 bytes)"), {});
+  write_bytes(bad_image("not a JPEG, PNG or BMP picture"), to_bytes("<html>not found</html>"));
+  encode_png(bad_mask("mask 20 x 30, picture 48 x 40", true), Image(20, 30, 1, 255));
+  fs::remove(bad_mask("has no mask of the same name", true));
+  fs::remove(bad_image("has no picture of the same name"));
+  flip_byte(bad_mask("the PNG is damaged: wrong checksum"));
+  write_bytes(bad_image("header can't be read"), to_bytes("\xff\xd8\xff\xe0"));  // nothing but a signature
+  write_bytes(bad_mask("pixels a side"), make_png(60000, 60000, 8, 0, {}));
   {
-    const fs::path image = take(result.bad);  // a link to nowhere
+    const fs::path image = bad_image("no such image");  // a link to nowhere
     fs::remove(image);
     fs::create_symlink("nowhere.jpg", image);
   }
 
   const Image shape = decode_image(images.at(next), 3);
   const int width = shape.width, height = shape.height;
-  write_bytes(take(result.unusual), to_bytes(detail::encode_jpeg_bytes(Image(width, height, 1, 90), 90, false)));
-  write_bytes(take(result.unusual), to_bytes(detail::encode_jpeg_bytes(gradient_image(width, height, 4), 90, true)));
-  write_bytes(take(result.unusual), make_png(static_cast<uint32_t>(width), static_cast<uint32_t>(height), 16, 2,
-                                             scanlines(width, height, 6)));
-  write_bytes(take(result.unusual),
+  const auto unusual = [&] {
+    const fs::path image = take();
+    result.unusual.insert(image.stem().string());
+    return image;
+  };
+  write_bytes(unusual(), to_bytes(detail::encode_jpeg_bytes(Image(width, height, 1, 90), 90, false)));
+  write_bytes(unusual(), to_bytes(detail::encode_jpeg_bytes(gradient_image(width, height, 4), 90, true)));
+  write_bytes(unusual(), make_png(static_cast<uint32_t>(width), static_cast<uint32_t>(height), 16, 2,
+                                  scanlines(width, height, 6)));
+  write_bytes(unusual(),
               make_png(static_cast<uint32_t>(width), static_cast<uint32_t>(height), 8, 6, scanlines(width, height, 4)));
-  write_bytes(mask_of(take(result.unusual)), make_png(static_cast<uint32_t>(width), static_cast<uint32_t>(height), 16,
-                                                      0, scanlines(width, height, 2)));
-  encode_png(take(result.unusual), gradient_image(width, height, 3));  // a PNG called .jpg
+  write_bytes(mask_of(unusual()), make_png(static_cast<uint32_t>(width), static_cast<uint32_t>(height), 16, 0,
+                                           scanlines(width, height, 2)));
+  encode_png(unusual(), gradient_image(width, height, 3));  // a PNG called .jpg
   return result;
 }
 

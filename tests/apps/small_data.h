@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <set>
 #include <string>
 
@@ -36,8 +37,10 @@ std::string read_text(const std::filesystem::path& path);
 /// Damages pairs below folder/Imgs and folder/GT in twelve ways, one each, and gives other pairs forms that are unusual
 /// but fine. There must be 18 pairs at least.
 struct DamagedFolder {
-  std::set<std::string> bad;      // stems of the pairs that can't be used
-  std::set<std::string> unusual;  // stems of those that can
+  std::map<std::string, std::string> bad;  // stems of the pairs that can't be used: what is said about them
+  std::set<std::string> bad_images;        // those of them whose picture can't be read or is missing
+  std::set<std::string> bad_masks;         // those whose mask can't be read
+  std::set<std::string> unusual;           // stems of pairs that can be used
 };
 DamagedFolder damage(const std::filesystem::path& folder);
 

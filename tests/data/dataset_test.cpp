@@ -202,6 +202,17 @@ TEST(FindDataset, DuplicateStems) {
                "file names must differ in more than the suffix; got a.jpg and a.png");
 }
 
+TEST(LoadSample, NamesEachBadFile) {
+  const test::TemporaryFolder root;
+  const Sample sample{"i", root.path() / "i.png", root.path() / "m.png"};
+  encode_png(sample.image, Image(8, 6, 3));
+  write_bytes(sample.mask, {});
+  EXPECT_ERROR(load_sample(sample), "m.png: the image file is empty (0 bytes)");
+  fs::remove(sample.image);
+  EXPECT_ERROR(load_sample(sample), "i.png: no such image");
+  EXPECT_ERROR(load_sample(sample), "\n  and " + sample.mask.string() + ": the image file is empty (0 bytes)");
+}
+
 TEST(LoadSample, SizesMustAgree) {
   const test::TemporaryFolder root;
   encode_png(root.path() / "i.png", Image(8, 6, 3));

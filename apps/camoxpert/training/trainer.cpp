@@ -291,12 +291,15 @@ void Trainer::validate_now() {
   Validation result;
   try {
     Progress progress("validation", static_cast<int64_t>(data_.validation.size()), "images");
-    result = validate(*network_, ema_.get(), data_.validation, options_, sheet, [&](int64_t done) {
+    result = validate(*network_, ema_.get(), data_, options_, sheet, [&](int64_t done) {
       progress.update(done);
       if (const int signal = stop_request_(); signal != 0) throw StoppedBySignal{signal};
     });
   } catch (const StoppedBySignal& stop) {
     save_and_stop(stop.signal);  // a resumed run validates again
+  }
+  for (const std::string& message : result.left_out) {
+    if (reported_bad_.insert(message).second) folder_->log("left out of the validation: " + message);
   }
   const double score = result.at(best_score_name(options_.best_by));
   nlohmann::json row{{"epoch", epoch}, {"step", state_.step}, {"seconds", seconds()}};
@@ -344,6 +347,16 @@ void Trainer::end_epoch(const Stage& stage) {
 
 void Trainer::run() {
   const StopSignals signals;
+  try {
+    run_stages();
+  } catch (const Error& error) {
+    // The loader knows a batch of the files, the validation its own: name all of the run.
+    if (error.code() == ErrorCode::data) data_.check_files();
+    throw;
+  }
+}
+
+void Trainer::run_stages() {
   start_ = std::chrono::steady_clock::now();
   report_start(*folder_, options_, *network_, data_, device_, loader_->is_caching(), weights_report_);
   for (const std::string& warning : std::exchange(warnings_, {})) folder_->log(warning);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,7 @@ class Trainer {
   void make_loader();
   void make_stepper();
   void restore(const ResumePoint& point);
+  void run_stages();
   void begin_stage(const Stage& stage);
   std::unique_ptr<AdamW> make_optimizer() const;
   /// From where the state stands to the end of the epoch or stage, or to the limit of time.
@@ -82,8 +84,9 @@ class Trainer {
   std::unique_ptr<RunFolder> folder_;
   std::vector<Stage> stages_;
   std::function<int()> stop_request_;
-  std::string weights_report_;         // where they come from; empty: random
-  std::vector<std::string> warnings_;  // of resuming, until there is a log
+  std::string weights_report_;          // where they come from; empty: random
+  std::vector<std::string> warnings_;   // of resuming, until there is a log
+  std::set<std::string> reported_bad_;  // messages of pictures that the validation leaves out
 
   RunState state_;
   StateDict restored_optimizer_;  // until the stage begins

@@ -43,17 +43,18 @@ std::string Validation::str() const {
   return fmt::format("IoU {:.4f}  S {:.4f}  wF {:.4f}  MAE {:.4f}", at("iou"), at("sm"), at("wfm"), at("mae"));
 }
 
-Validation validate(CamoXpert& network, Ema* ema, const std::vector<Sample>& samples, const TrainOptions& options,
+Validation validate(CamoXpert& network, Ema* ema, const DataPlan& data, const TrainOptions& options,
                     const std::filesystem::path& sheet, const std::function<void(int64_t done)>& on_progress) {
   const ValidationWeights weights(network, ema);
   EvaluationOptions evaluation;
   evaluation.img_size = options.img_size;
   evaluation.autocast = options.common.autocast();
   evaluation.max_bad_images = parse_on_bad_image(options.on_bad_image);
+  evaluation.left_out = data.validation_unpaired;
   evaluation.contact_sheet = sheet;
   evaluation.on_progress = on_progress;
-  const EvaluationResult result = evaluate(network, samples, evaluation);
-  Validation validation{.scores = {}, .everything_iou = result.everything_iou};
+  const EvaluationResult result = evaluate(network, data.validation, evaluation);
+  Validation validation{.scores = {}, .everything_iou = result.everything_iou, .left_out = result.left_out};
   for (const ScoreField& field : kScoreFields) validation.scores.emplace_back(field.name, result.mean.*field.value);
   return validation;
 }
