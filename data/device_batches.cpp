@@ -1,6 +1,7 @@
 #include "data/device_batches.h"
 
 #include <array>
+#include <chrono>
 #include <cstring>
 
 #include "ops/elementwise.h"
@@ -74,7 +75,10 @@ DeviceBatches::DeviceBatches(DataLoader& loader, Device device) : loader_(loader
 DeviceBatches::~DeviceBatches() = default;
 
 std::optional<Batch> DeviceBatches::next() {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
   std::optional<Batch> batch = loader_.next();
+  seconds_waited_ += std::chrono::duration<double>(Clock::now() - start).count();
   if (!batch) return batch;
   if (!upload_) return normalize_batch(*batch);
   if (batch->images.dtype() == u8) return upload_->run(*batch);

@@ -24,11 +24,14 @@ class DeviceBatches {
 
   /// The loader's next batch, nothing after its last. Waits for files, not for the device.
   std::optional<Batch> next();
+  /// Seconds that next() has spent in the loader so far: waiting for files.
+  double seconds_waited() const { return seconds_waited_; }
 
  private:
   class Upload;
   DataLoader& loader_;
   Device device_;
+  double seconds_waited_ = 0;
   std::unique_ptr<Upload> upload_;
 };
 

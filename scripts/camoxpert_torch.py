@@ -281,7 +281,7 @@ def bench(a):
     if cuda: torch.cuda.reset_peak_memory_stats()
     t = median(step, a.device); mem = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0
     m.eval(); i = median(infer, a.device)
-    print(json.dumps({'peer': f'torch {torch.__version__}' + (' compile' if a.compile else ''), 'device': a.device, 'threads': torch.get_num_threads(), 'backbone': a.backbone, 'dtype': a.dtype, 'batch': a.batch, 'size': a.size, 'memory': a.memory,
+    print(json.dumps({'peer': f'torch {torch.__version__}' + (' compile' if a.compile else ''), 'device': a.device, 'threads': torch.get_num_threads(), 'backbone': a.backbone, 'dtype': a.dtype, 'batch': a.batch, 'size': a.size, 'memory': a.memory, 'inputs': a.inputs,
                       'train_ms': round(t, 2), 'train_img_s': round(a.batch / t * 1e3, 1), 'infer_ms': round(i, 2), 'peak_GiB': round(mem, 2)}), flush=True)
 
 

@@ -4,7 +4,8 @@
 #   scripts/gpu_check.sh [--out DIR] [--build DIR] [--seconds N] [--skip PART]... [PART...]
 # Parts: build tests golden sanitizer bench ops peer (default: all, in this order). Programs that only test run side by side,
 # those that measure run alone. What does not fit into N seconds (default 540) is cut off or left out, and the table says
-# so. CAMO_GOLDEN_DIR names a folder of golden files. Logs and measurements go to DIR (default: gpu-check/).
+# so. CAMO_GOLDEN_DIR names a folder of golden files, CAMO_DATASET_DIR a data set to train on from disk (default: a procedural
+# one). Logs and measurements go to DIR (default: gpu-check/).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -138,9 +139,23 @@ ops() {
   cat "$out/ops.log"
 }
 
+# The PyTorch peer, a line a configuration, and all rows of `bench table` beside it.
 peer() {
-  run peer 120 python3 scripts/camoxpert_torch.py bench --dtype tf32 --batch 16 --size 384
-  row "  PyTorch peer, TF32" "$(grep train_ms "$out/peer.log" | grep -oE '"train_ms".*')"
+  local configuration dtype batch inputs
+  : >"$out/peer.jsonl"
+  for configuration in bf16:16:8 bf16:32:8 bf16:1:1 tf32:16:1; do
+    IFS=: read -r dtype batch inputs <<<"$configuration"
+    run "peer.$dtype.$batch" 90 python3 scripts/camoxpert_torch.py bench --dtype "$dtype" --batch "$batch" --size 384 --inputs "$inputs"
+    grep '"train_ms"' "$out/peer.$dtype.$batch.log" >>"$out/peer.jsonl"
+  done
+  cat "$out/peer.jsonl"
+  local data=${CAMO_DATASET_DIR:-$out/pictures}
+  [[ -d $data ]] || run synth 60 "$camoxpert" synth --output "$data" --train 480 --test 4 --size 512
+  local flags=(--warmup 50 --steps 50 --dataset-path "$data" --num-workers "$cores" --json "$out/table.json")
+  [[ -s $out/peer.jsonl ]] && flags+=(--peer "$out/peer.jsonl")
+  [[ -n $cupti ]] && flags+=(--profile)
+  run table 180 "$camoxpert" bench table "${base[@]}" "${flags[@]}"
+  cat "$out/table.log"
 }
 
 # CUPTI, for the breakdowns, comes with CUDA or with PyTorch.

@@ -56,6 +56,16 @@ double Peaks::floor_ms(const OpCost& cost) const {
   return 1e3 * std::max(cost.product_flops / flops_per_second, cost.bytes / bytes_per_second);
 }
 
+void FloorObserver::recorded(const Node& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs) {
+  floor_ms_ += peaks_.floor_ms(forward_cost(node.name(), outputs, inputs));
+  backward_floors_[node.sequence()] = peaks_.floor_ms(backward_cost(node.name(), outputs, inputs));
+}
+
+void FloorObserver::backward_ended(const Node& node) {
+  const auto found = backward_floors_.find(node.sequence());
+  if (found != backward_floors_.end()) floor_ms_ += found->second;
+}
+
 void wait_for([[maybe_unused]] Device device) {
 #ifdef CAMO_WITH_CUDA
   if (device.is_cuda()) cuda::synchronize(device);

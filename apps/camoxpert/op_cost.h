@@ -3,7 +3,9 @@
 
 #include <span>
 #include <string>
+#include <unordered_map>
 
+#include "core/op_observer.h"
 #include "core/tensor.h"
 
 namespace camo::app {
@@ -30,6 +32,24 @@ struct Peaks {
   double floor_ms(const OpCost& cost) const;
 };
 Peaks measure_peaks(Device device, DType dtype);
+
+/// Adds up the floors of what this thread records and differentiates during its life.
+class FloorObserver final : public OpObserver {
+ public:
+  explicit FloorObserver(const Peaks& peaks) : peaks_(peaks) { observe_ops(this); }
+  ~FloorObserver() override { observe_ops(nullptr); }
+
+  double floor_ms() const { return floor_ms_; }
+
+  void recorded(const Node& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs) override;
+  void backward_begins(const Node&) override {}
+  void backward_ended(const Node& node) override;
+
+ private:
+  Peaks peaks_;
+  double floor_ms_ = 0;
+  std::unordered_map<uint64_t, double> backward_floors_;  // by the node's sequence number
+};
 
 /// Waits until the device has done everything.
 void wait_for(Device device);

@@ -1,7 +1,8 @@
 #include "apps/camoxpert/op_profile.h"
 
 #include <algorithm>
-#include <limits>
+
+#include "apps/camoxpert/device_idle.h"
 
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/kernel_trace.h"
@@ -99,7 +100,7 @@ void OpProfile::read_device() {
 #ifdef CAMO_WITH_CUDA
   if (!trace_) return;
   std::map<std::string, KernelTime> kernels;
-  int64_t begin = std::numeric_limits<int64_t>::max(), end = 0, idle = 0;
+  std::vector<Interval> intervals;
   for (const cuda::DeviceActivity& activity : trace_->activities()) {
     const double milliseconds = static_cast<double>(activity.end - activity.begin) * 1e-6;
     KernelTime& kernel = kernels[activity.name];
@@ -110,16 +111,16 @@ void OpProfile::read_device() {
       ++time.kernels;
       time.milliseconds += milliseconds;
     }
-    if (end > 0) idle += std::max<int64_t>(0, activity.begin - end);
-    begin = std::min(begin, activity.begin);
-    end = std::max(end, activity.end);
+    intervals.push_back({activity.begin, activity.end});
   }
   for (auto& [name, kernel] : kernels) {
     kernel.name = name;
     kernels_.push_back(kernel);
   }
-  if (end > 0) span_ms_ = static_cast<double>(end - begin) * 1e-6;
-  idle_ms_ = static_cast<double>(idle) * 1e-6;
+  int64_t end = 0;
+  for (const Interval& interval : intervals) end = std::max(end, interval.end);
+  if (!intervals.empty()) span_ms_ = static_cast<double>(end - intervals.front().begin) * 1e-6;
+  idle_ms_ = span_ms_ - static_cast<double>(covered(intervals)) * 1e-6;
   trace_.reset();
 #endif
 }

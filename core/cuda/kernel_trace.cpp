@@ -73,10 +73,11 @@ const Cupti& cupti() {
   return *loaded;
 }
 
+constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY,
+                                         CUPTI_ACTIVITY_KIND_MEMSET};
 /// Tags come with the records of calls, and only for the kinds of calls that are recorded.
-constexpr CUpti_ActivityKind kKinds[] = {
-    CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET,
-    CUPTI_ACTIVITY_KIND_RUNTIME,           CUPTI_ACTIVITY_KIND_DRIVER, CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION};
+constexpr CUpti_ActivityKind kTagKinds[] = {CUPTI_ACTIVITY_KIND_RUNTIME, CUPTI_ACTIVITY_KIND_DRIVER,
+                                            CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION};
 constexpr CUpti_ExternalCorrelationKind kTagKind = CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM0;
 constexpr size_t kBufferBytes = size_t{8} << 20;
 
@@ -145,17 +146,26 @@ void CUPTIAPI take_buffer(CUcontext, uint32_t, uint8_t* buffer, size_t, size_t v
 
 std::string why_no_kernel_trace() { return device_count() == 0 ? why_no_cuda() : cupti().missing; }
 
-KernelTrace::KernelTrace() {
+KernelTrace::KernelTrace(Tags tags) : tags_(tags) {
   const std::string reason = why_no_kernel_trace();
   CAMO_CHECK_CODE(device, reason.empty(), "profile: kernels can't be traced: ", reason);
-  cupti().check(cupti().register_callbacks(give_buffer, take_buffer), "take buffers");
+  static const bool registered = [] {
+    cupti().check(cupti().register_callbacks(give_buffer, take_buffer), "take buffers");
+    return true;
+  }();
+  CAMO_ASSERT(registered);
   for (const CUpti_ActivityKind kind : kKinds) cupti().check(cupti().enable(kind), "trace kernels");
+  if (tags_ == Tags::off) return;
+  for (const CUpti_ActivityKind kind : kTagKinds) cupti().check(cupti().enable(kind), "trace calls");
   cupti().check(cupti().push(kTagKind, 0), "tag launches");
 }
 
 KernelTrace::~KernelTrace() {
-  uint64_t last = 0;
-  cupti().pop(kTagKind, &last);
+  if (tags_ == Tags::on) {
+    uint64_t last = 0;
+    cupti().pop(kTagKind, &last);
+    for (const CUpti_ActivityKind kind : kTagKinds) cupti().disable(kind);
+  }
   for (const CUpti_ActivityKind kind : kKinds) cupti().disable(kind);
   cupti().flush(0);
   Records& from = records();
@@ -190,7 +200,9 @@ std::vector<DeviceActivity> KernelTrace::activities() {
 #else
 
 std::string why_no_kernel_trace() { return "camo was built without CUPTI's headers"; }
-KernelTrace::KernelTrace() { fail(ErrorCode::device, "profile: kernels can't be traced: ", why_no_kernel_trace()); }
+KernelTrace::KernelTrace(Tags tags) : tags_(tags) {
+  fail(ErrorCode::device, "profile: kernels can't be traced: ", why_no_kernel_trace());
+}
 KernelTrace::~KernelTrace() = default;
 void KernelTrace::tag(uint64_t) {}
 std::vector<DeviceActivity> KernelTrace::activities() { return {}; }

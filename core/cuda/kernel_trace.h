@@ -18,19 +18,23 @@ struct DeviceActivity {
 /// Empty when traces can be taken; else the reason why not.
 std::string why_no_kernel_trace();
 
-/// Everything launched during its life. One at a time. Launches cost the host a few microseconds more.
+/// Everything launched during its life. One at a time. With tags, launches cost the host a few microseconds more.
 class KernelTrace {
  public:
+  enum class Tags { on, off };
   /// Throws ErrorCode::device where why_no_kernel_trace() gives a reason.
-  KernelTrace();
+  explicit KernelTrace(Tags tags = Tags::on);
   ~KernelTrace();
   KernelTrace(const KernelTrace&) = delete;
   KernelTrace& operator=(const KernelTrace&) = delete;
 
-  /// Launches of this thread belong to `tag` from here on; 0 at the start.
+  /// Launches of this thread belong to `tag` from here on; 0 at the start. Only with Tags::on.
   void tag(uint64_t tag);
   /// Waits for the devices; what ran so far, in the order in which it began.
   std::vector<DeviceActivity> activities();
+
+ private:
+  Tags tags_;
 };
 
 }  // namespace camo::cuda

@@ -85,4 +85,18 @@ DataPlan plan_data(const TrainOptions& options) {
   return plan;
 }
 
+LoaderOptions loader_options(const TrainOptions& options, const DataPlan& plan, Device device) {
+  LoaderOptions loading;
+  loading.image_size = options.img_size;
+  loading.batch_size = options.batch_size;
+  loading.workers = options.num_workers;
+  loading.augment = parse_augmentation_set(options.aug);
+  loading.raw = device.is_cuda();
+  loading.drop_last = true;
+  loading.seed = options.seed;
+  loading.cache_bytes = options.cache_mb << 20;
+  loading.max_bad_images = plan.max_bad_images;
+  return loading;
+}
+
 }  // namespace camo::app

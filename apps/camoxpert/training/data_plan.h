@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "apps/camoxpert/training/train_options.h"
-#include "data/dataset.h"
+#include "data/loader.h"
 
 namespace camo::app {
 
@@ -28,5 +28,8 @@ struct DataPlan {
 /// there is neither. Throws ErrorCode::data when that leaves nothing, and as check_files() does when more files have no
 /// partner than --on-bad-image allows.
 DataPlan plan_data(const TrainOptions& options);
+
+/// How a run's batches are made.
+LoaderOptions loader_options(const TrainOptions& options, const DataPlan& plan, Device device);
 
 }  // namespace camo::app

@@ -13,6 +13,8 @@
 
 namespace camo::app {
 
+size_t steps_between_reads(Device device) { return device.is_cuda() ? 10 : 1; }
+
 Stepper::Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, DeviceBatches& batches, Ema* ema,
                  const StepOptions& options)
     : network_(network),

@@ -48,6 +48,9 @@ struct StepOptions {
   double loss_scale = 65536;  // the first one
 };
 
+/// After so many steps the pending ones should be read: on a GPU each read waits for it.
+size_t steps_between_reads(Device device);
+
 class Stepper {
  public:
   /// All must outlive the stepper; `ema` may be null.

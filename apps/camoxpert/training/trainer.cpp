@@ -15,12 +15,6 @@
 
 namespace camo::app {
 
-namespace {
-
-constexpr size_t kStepsBetweenReads = 10;  // on a GPU: each read waits for it
-
-}  // namespace
-
 Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
     : options_(options), config_(config_toml), stop_request_(StopSignals::received) {
   options_.check();
@@ -48,16 +42,7 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
 }
 
 void Trainer::make_loader() {
-  LoaderOptions loading;
-  loading.image_size = options_.img_size;
-  loading.batch_size = options_.batch_size;
-  loading.workers = options_.num_workers;
-  loading.augment = parse_augmentation_set(options_.aug);
-  loading.raw = device_.is_cuda();
-  loading.drop_last = true;
-  loading.seed = options_.seed;
-  loading.cache_bytes = options_.cache_mb << 20;
-  loading.max_bad_images = data_.max_bad_images;
+  LoaderOptions loading = loader_options(options_, data_, device_);
   loading.on_bad_image = [this](const std::string& message) { folder_->log("replaced a damaged picture: " + message); };
   loader_ = std::make_unique<DataLoader>(data_.train, loading);
   batches_ = std::make_unique<DeviceBatches>(*loader_, device_);
@@ -253,7 +238,7 @@ void Trainer::train_epoch(const Stage& stage) {
   network_->train();
   loader_->start_epoch(state_.epoch, state_.batch);
   const int64_t total = loader_->batches_per_epoch();
-  const size_t read_every = device_.is_cuda() ? kStepsBetweenReads : 1;
+  const size_t read_every = steps_between_reads(device_);
   Progress progress(fmt::format("epoch {}/{}", state_.epoch + 1, options_.epochs), total * options_.batch_size,
                     "images");
   while (true) {
