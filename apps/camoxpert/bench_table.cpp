@@ -78,9 +78,9 @@ class Table {
  private:
   void print_head() const {
     const TrainOptions& train = options_.bench.train;
-    fmt::print("{}, {} experts, {} px on {}, {} threads; medians of {} runs after {}\n", train.network.backbone,
-               train.network.num_experts, train.img_size, device_.str(), num_threads(), options_.bench.steps,
-               options_.bench.warmup);
+    fmt::print("{}, {} experts, {} px on {}, {} threads; medians of {} runs after {}; from disk: all the time a step\n",
+               train.network.backbone, train.network.num_experts, train.img_size, device_.str(), num_threads(),
+               options_.bench.steps, options_.bench.warmup);
     if (!options_.peer.empty()) fmt::print("peer: {} of {}\n", peer_.lines().front().peer, options_.peer);
     fmt::print("{:<40} {:>13} {:>10} {:>13} {:>13} {:>12}\n", "", "camo", "images/s", "floor", "peer", "camo / peer");
   }

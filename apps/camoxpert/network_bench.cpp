@@ -123,18 +123,18 @@ nlohmann::json run_network_bench(const NetworkBenchOptions& options, Device devi
   print_timing(options, device, timing, rate);
   nlohmann::json row = to_json(options, device, timing, rate);
   if (!options.profile) return row;
-  if (device.is_cuda()) {
-    const DeviceIdle idle = idle_of(*workload, options, device);
-    fmt::print("idle: nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms ({:.2f} ms untraced)\n",
-               100 * idle.share(), idle.runs, idle.wall_ms / idle.runs, timing.mean_ms());
-    row["idle"] = idle.to_json();
-  }
   if (!from_disk) {
     const Peaks peaks = measure_peaks(device, options.train.common.autocast());
     OpProfile profile(device);
     workload->run_recorded([&](const char* name, const char* family) { profile.mark(name, family); });
     profile.finish();
     row["profile"] = print_breakdown(profile, peaks, options.rows);
+  }
+  if (device.is_cuda()) {
+    const DeviceIdle idle = idle_of(*workload, options, device);
+    fmt::print("idle: nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms ({:.2f} ms untraced)\n",
+               100 * idle.share(), idle.runs, idle.wall_ms / idle.runs, timing.mean_ms());
+    row["idle"] = idle.to_json();
   }
   return row;
 }

@@ -56,7 +56,7 @@ nlohmann::json print_breakdown(const OpProfile& profile, const Peaks& peaks, int
             [](const auto& a, const auto& b) { return a.second.milliseconds > b.second.milliseconds; });
   fmt::print("By operation, the {} longest of {}\n", std::min<size_t>(sorted.size(), 2 * rows), sorted.size());
   for (const auto& [name, sum] : sorted) {
-    if (by_op.size() < static_cast<size_t>(2 * rows)) print_row(name, sum);
+    if (by_op.size() < 2 * static_cast<size_t>(rows)) print_row(name, sum);
     by_op.push_back({{"op", name}, {"ms", sum.milliseconds}, {"floor_ms", sum.floor}});
   }
   fmt::print("By operation and shape, the {} longest\n", rows);
