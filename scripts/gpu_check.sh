@@ -143,10 +143,10 @@ ops() {
 peer() {
   local configuration dtype batch inputs
   : >"$out/peer.jsonl"
-  for configuration in bf16:16:8 bf16:32:8 bf16:1:1 tf32:16:1; do
+  for configuration in bf16:16:1 bf16:32:1 bf16:1:1 tf32:16:1 bf16:16:8; do
     IFS=: read -r dtype batch inputs <<<"$configuration"
-    run "peer.$dtype.$batch" 90 python3 scripts/camoxpert_torch.py bench --dtype "$dtype" --batch "$batch" --size 384 --inputs "$inputs"
-    grep '"train_ms"' "$out/peer.$dtype.$batch.log" >>"$out/peer.jsonl"
+    run "peer.$dtype.$batch.$inputs" 100 python3 scripts/camoxpert_torch.py bench --dtype "$dtype" --batch "$batch" --size 384 --inputs "$inputs"
+    grep '"train_ms"' "$out/peer.$dtype.$batch.$inputs.log" >>"$out/peer.jsonl"
   done
   cat "$out/peer.jsonl"
   local data=${CAMO_DATASET_DIR:-$out/pictures}
