@@ -50,7 +50,7 @@ const DeviceState& state(Device device) {
     void* note = nullptr;
     CAMO_CUDA(cudaHostAlloc(&note, sizeof(IndexFault), cudaHostAllocMapped));
     made->fault = new (note) IndexFault;
-    CAMO_CUDA(cudaMalloc(&made->fault->claimed, sizeof(unsigned int)));
+    CAMO_CUDA(cudaMalloc(reinterpret_cast<void**>(&made->fault->claimed), sizeof(unsigned int)));
     CAMO_CUDA(cudaMemset(made->fault->claimed, 0, sizeof(unsigned int)));
     cudaDeviceProp properties;
     CAMO_CUDA(cudaGetDeviceProperties(&properties, device.index));

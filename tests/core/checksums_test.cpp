@@ -1,6 +1,7 @@
 #include "core/checksums.h"
 
 #include "core/crc32c.h"
+#include "core/random.h"
 #include "tests/support/test_support.h"
 
 namespace camo {
@@ -27,7 +28,7 @@ TEST(Crc32c, ContinuesAnywhere) {
 
 SafeTensors example() {
   SafeTensors file;
-  file.tensors = {{"a", to(test::uniform({3, 4}, f32), cpu)},
+  file.tensors = {{"a", random_uniform({3, 4}, -1, 1, f32, cpu)},
                   {"b", from_vector<int64_t>({1, 2}, {2}, cpu)},
                   {"c", zeros({0}, f32, cpu)}};
   file.metadata = {{"epoch", "3"}, {"note", "x"}};

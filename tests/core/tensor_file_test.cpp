@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "core/pth/pth.h"
+#include "core/random.h"
 #include "core/safetensors.h"
 #include "tests/support/test_support.h"
 
@@ -80,7 +81,7 @@ TEST(TensorFile, EveryWayOfReadingGivesTheSame) {
 
 TEST(TensorFile, LargeTensorsComeInPieces) {
   const test::TemporaryFolder folder;
-  const Tensor large = to(test::uniform({300, 1000}, f32), cpu);
+  const Tensor large = random_uniform({300, 1000}, -1, 1, f32, cpu);
   write_safetensors(folder.path() / "a.safetensors", {.tensors = {{"large", large}}, .metadata = {}});
   const auto file = open_tensor_file(folder.path() / "a.safetensors");
   std::string all;
