@@ -147,7 +147,7 @@ TEST(GradientCaseCoverage, EveryNodeNameHasFiveCases) {
 
 TEST(GradientCaseCoverage, EveryFunctionHasFiveCases) {
   std::set<std::string> exempt{"argmax", "combine_chosen", "equal", "greater", "greater_equal"};  // no gradient
-  exempt.insert({"chunk", "flatten", "squeeze", "stack", "transpose", "unsqueeze"});              // other operations renamed
+  exempt.insert({"chunk", "flatten", "squeeze", "stack", "transpose", "unsqueeze"});  // other operations renamed
   expect_covered(find_in_ops(R"(^(?:Tensor|Tensors|TopK) (\w+)\()", {".h"}), coverage().names, exempt);
 }
 
