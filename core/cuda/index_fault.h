@@ -7,8 +7,9 @@
 namespace camo::cuda {
 
 struct IndexFault {
-  unsigned int* claimed = nullptr;  // on the device: not 0 once a thread writes the note. GPUs behind PCI Express have no
-                                    // atomic operations on the host's memory.
+  // On the device: not 0 once a thread writes the note. GPUs behind PCI Express have no atomic operations on the
+  // host's memory.
+  unsigned int* claimed = nullptr;
   int complete = 0;
   long long position = 0, extent = 0;
   const char* op = nullptr;  // a literal

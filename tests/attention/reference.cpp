@@ -83,10 +83,11 @@ Tensor untransposed(const Row& turned, int64_t tokens, int64_t width) {
 }  // namespace
 
 AttentionReference attention_reference(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& dy,
-                                       const AttentionOptions& options, int64_t b, int64_t h) {
+                                       const AttentionOptions& options, int64_t b, int64_t h, const Tensor& stored_y) {
   const Device device = default_device();
   set_default_device(cpu);
   const Turned tq(q, b, h), tk(k, b, h), tv(v, b, h), tg = dy.defined() ? Turned(dy, b, h) : Turned();
+  const Turned ty = stored_y.defined() ? Turned(stored_y, b, h) : Turned();
   const HeadRules rules(options, q, k, b, h);
   const int64_t queries = tq.tokens, keys = tk.tokens, width = tq.width;
   const auto size = [](int64_t n) { return static_cast<size_t>(n); };
@@ -108,7 +109,11 @@ AttentionReference attention_reference(const Tensor& q, const Tensor& k, const T
       if (!dy.defined()) continue;
       products(tg, i, tv, ds);  // dP before dropout
       double delta = 0;
-      for (int64_t j = 0; j < keys; ++j) delta += kept[size(j)] * ds[size(j)];
+      if (stored_y.defined()) {
+        for (int64_t d = 0; d < width; ++d) delta += tg.at(d)[i] * ty.at(d)[i];
+      } else {
+        for (int64_t j = 0; j < keys; ++j) delta += kept[size(j)] * ds[size(j)];
+      }
       for (int64_t j = 0; j < keys; ++j) ds[size(j)] = p[size(j)] * (rules.keep(i, j) * ds[size(j)] - delta);
       for (int64_t d = 0; d < width; ++d) dq[size(d * queries + i)] = rules.scale * dot(ds, tk, d);
       deltas[size(i)] = delta;
