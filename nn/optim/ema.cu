@@ -132,6 +132,14 @@ void Ema::update(const Module& model, const Tensor& guard) {
   if (!cuda_values.empty()) blend_cuda(cuda_shadows, cuda_values, 1 - decay_, guard);
 }
 
+void Ema::copy_counts(const Module& model) {
+  const std::vector<NamedTensor> values = tracked(model);
+  check_same(shadow_, values);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (!is_floating(values[i].tensor.dtype())) copy_into(shadow_[i].tensor, values[i].tensor);
+  }
+}
+
 void Ema::swap(Module& model) {
   const std::vector<NamedTensor> values = tracked(model);
   check_same(shadow_, values);

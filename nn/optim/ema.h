@@ -10,8 +10,11 @@ namespace camo {
 class Ema {
  public:
   Ema(const Module& model, double decay);
-  /// With a `guard` (one f64 element on the model's device), nothing is averaged while that is not finite.
+  /// With a `guard` (one f64 element on the model's device), nothing is averaged while that is not finite. On a GPU,
+  /// whole-number buffers, which are the CPU's, are copied before that is known: copy_counts() sets them right.
   void update(const Module& model, const Tensor& guard = {});
+  /// Copies the model's whole-number buffers alone.
+  void copy_counts(const Module& model);
   /// Exchanges the model's values with the shadow; calling it twice restores both.
   void swap(Module& model);
 

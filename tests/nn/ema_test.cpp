@@ -1,5 +1,7 @@
 #include "nn/optim/ema.h"
 
+#include <cmath>
+
 #include "tests/support/test_support.h"
 
 namespace camo {
@@ -33,6 +35,20 @@ TEST(Ema, AveragesFloatingTensorsAndCopiesWholeNumbers) {
   EXPECT_NEAR(state[2].second.to_vector<double>()[0], 0.9 * 1.1 + 0.1 * 2, 1e-15);
   EXPECT_EQ(state[3].second.item(), 2);
   EXPECT_EQ(model.weight.to_vector<double>()[0], 4);
+}
+
+TEST(Ema, CountsMayBeSetRightAfterAGuard) {
+  Model model(1);
+  Ema ema(model, 0.5);
+  const Tensor guard = full({}, std::nan(""), f64);
+  for (const Tensor& x : {model.weight, model.running, model.count}) fill(x, 2);
+  ema.update(model, guard);
+  fill(model.count, 5);
+  ema.copy_counts(model);
+  const StateDict state = ema.state_dict();
+  EXPECT_EQ(state[0].second.to_vector<float>()[0], 1);
+  EXPECT_EQ(state[2].second.item(), 1);
+  EXPECT_EQ(state[3].second.item(), 5);
 }
 
 TEST(Ema, SwappingTwiceRestoresBoth) {

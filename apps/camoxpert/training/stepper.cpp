@@ -159,6 +159,7 @@ BadStep Stepper::go_back(const Pending& bad, const std::string& what, bool overf
   }
   network_.zero_grad();
   restore_buffers(bad);
+  if (ema_ != nullptr) ema_->copy_counts(network_);
   default_generator().set_state(bad.after);
   loader_.start_epoch(bad.plan.epoch, bad.plan.first_batch + bad.plan.batches);
   return {bad.plan, overflow, reason, bad.before, bad.after};

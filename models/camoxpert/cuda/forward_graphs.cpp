@@ -214,8 +214,10 @@ class SeveralPictures final : public Recording {
     };
     std::unique_ptr<Graph>& graph = experts_[{s, e, count}];
     if (graph != nullptr) return graph->launch();
+    // Does this batch's share, and makes the plans, tables and 16-bit weights that a recording needs; not in the pool,
+    // whose free memory the graphs recorded so far write to.
+    work();
     const MemoryPool::Scope scope(pool_);
-    work();  // does this batch's share, and makes the plans that a recording needs
     graph = std::make_unique<Graph>(x_.device(), work, x.raw_data());
   }
 
