@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "apps/camoxpert/op_cost.h"
+#include "apps/camoxpert/bench/op_cost.h"
 #include "ops/attention.h"
 
 namespace camo::app {

@@ -3,12 +3,12 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "apps/camoxpert/attention_bench.h"
-#include "apps/camoxpert/bench_table.h"
+#include "apps/camoxpert/bench/attention_bench.h"
+#include "apps/camoxpert/bench/loader_bench.h"
+#include "apps/camoxpert/bench/network_bench.h"
+#include "apps/camoxpert/bench/op_bench.h"
+#include "apps/camoxpert/bench/table.h"
 #include "apps/camoxpert/commands.h"
-#include "apps/camoxpert/loader_bench.h"
-#include "apps/camoxpert/network_bench.h"
-#include "apps/camoxpert/op_bench.h"
 #include "core/error.h"
 
 namespace camo::app {

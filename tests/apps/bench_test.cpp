@@ -8,9 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "apps/camoxpert/device_idle.h"
-#include "apps/camoxpert/op_cost.h"
-#include "apps/camoxpert/peer_file.h"
+#include "apps/camoxpert/bench/device_idle.h"
+#include "apps/camoxpert/bench/op_cost.h"
+#include "apps/camoxpert/bench/peer_file.h"
 #include "ops/ops.h"
 #include "tests/apps/small_data.h"
 #ifdef CAMO_WITH_CUDA

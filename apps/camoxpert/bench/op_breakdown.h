@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "apps/camoxpert/op_profile.h"
+#include "apps/camoxpert/bench/op_profile.h"
 
 namespace camo::app {
 

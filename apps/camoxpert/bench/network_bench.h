@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "apps/camoxpert/device_idle.h"
-#include "apps/camoxpert/network_workloads.h"
+#include "apps/camoxpert/bench/device_idle.h"
+#include "apps/camoxpert/bench/network_workloads.h"
 
 namespace camo::app {
 

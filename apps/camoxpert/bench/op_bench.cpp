@@ -1,4 +1,4 @@
-#include "apps/camoxpert/op_bench.h"
+#include "apps/camoxpert/bench/op_bench.h"
 
 #include <fmt/core.h>
 
@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "apps/camoxpert/op_cost.h"
+#include "apps/camoxpert/bench/op_cost.h"
 #include "core/autograd.h"
 #include "core/error.h"
 #include "core/random.h"

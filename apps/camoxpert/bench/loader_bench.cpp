@@ -1,4 +1,4 @@
-#include "apps/camoxpert/loader_bench.h"
+#include "apps/camoxpert/bench/loader_bench.h"
 
 #include <fmt/core.h>
 

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "apps/camoxpert/network_workloads.h"
+#include "apps/camoxpert/bench/network_workloads.h"
 
 namespace camo::app {
 

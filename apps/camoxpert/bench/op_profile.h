@@ -9,7 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "apps/camoxpert/op_cost.h"
+#include "apps/camoxpert/bench/op_cost.h"
 #include "core/op_observer.h"
 
 namespace camo::cuda {

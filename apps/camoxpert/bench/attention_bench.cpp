@@ -1,4 +1,4 @@
-#include "apps/camoxpert/attention_bench.h"
+#include "apps/camoxpert/bench/attention_bench.h"
 
 #include <fmt/core.h>
 

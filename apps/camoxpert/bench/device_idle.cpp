@@ -1,4 +1,4 @@
-#include "apps/camoxpert/device_idle.h"
+#include "apps/camoxpert/bench/device_idle.h"
 
 #include <algorithm>
 #include <limits>

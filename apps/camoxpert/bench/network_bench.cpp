@@ -1,4 +1,4 @@
-#include "apps/camoxpert/network_bench.h"
+#include "apps/camoxpert/bench/network_bench.h"
 
 #include <fmt/core.h>
 
@@ -6,7 +6,7 @@
 #include <chrono>
 #include <cmath>
 
-#include "apps/camoxpert/op_breakdown.h"
+#include "apps/camoxpert/bench/op_breakdown.h"
 #include "apps/camoxpert/progress.h"
 #include "core/error.h"
 #include "core/parallel.h"

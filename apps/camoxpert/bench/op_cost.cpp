@@ -1,4 +1,4 @@
-#include "apps/camoxpert/op_cost.h"
+#include "apps/camoxpert/bench/op_cost.h"
 
 #include <algorithm>
 #include <chrono>

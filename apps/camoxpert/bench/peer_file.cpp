@@ -1,4 +1,4 @@
-#include "apps/camoxpert/peer_file.h"
+#include "apps/camoxpert/bench/peer_file.h"
 
 #include <algorithm>
 #include <fstream>

@@ -1,13 +1,13 @@
-#include "apps/camoxpert/bench_table.h"
+#include "apps/camoxpert/bench/table.h"
 
 #include <fmt/core.h>
 
 #include <map>
 #include <optional>
 
-#include "apps/camoxpert/network_bench.h"
-#include "apps/camoxpert/op_cost.h"
-#include "apps/camoxpert/peer_file.h"
+#include "apps/camoxpert/bench/network_bench.h"
+#include "apps/camoxpert/bench/op_cost.h"
+#include "apps/camoxpert/bench/peer_file.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/training/data_plan.h"
 #include "core/parallel.h"

@@ -1,8 +1,8 @@
-#include "apps/camoxpert/op_profile.h"
+#include "apps/camoxpert/bench/op_profile.h"
 
 #include <algorithm>
 
-#include "apps/camoxpert/device_idle.h"
+#include "apps/camoxpert/bench/device_idle.h"
 
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/kernel_trace.h"

@@ -1,4 +1,4 @@
-#include "apps/camoxpert/network_workloads.h"
+#include "apps/camoxpert/bench/network_workloads.h"
 
 #include "apps/camoxpert/training/data_plan.h"
 #include "apps/camoxpert/training/stepper.h"

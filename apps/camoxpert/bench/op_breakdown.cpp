@@ -1,4 +1,4 @@
-#include "apps/camoxpert/op_breakdown.h"
+#include "apps/camoxpert/bench/op_breakdown.h"
 
 #include <fmt/core.h>
 
