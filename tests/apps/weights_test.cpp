@@ -125,7 +125,7 @@ TEST_F(Weights, TrainingBeginsWithPublishedWeights) {
 }
 
 TEST_F(Weights, InfoShowsThePthFile) {
-  const ProgramResult result = run_camoxpert("info " + (test::golden_dir() / "pth" / "training.pth").string());
+  const ProgramResult result = run_camoxpert("info " + test::golden_file("pth/training.pth").string());
   ASSERT_EQ(result.exit_code, 0) << result.output;
   for (const char* text :
        {"model_state_dict/view.transposed", "[4, 6]", "metadata args/backbone        edgenext_xx_small",
@@ -136,7 +136,7 @@ TEST_F(Weights, InfoShowsThePthFile) {
 
 TEST_F(Weights, PredictTakesAPthOfTheReference) {
   ASSERT_EQ(run_camoxpert("convert " + ours() + " " + path("reference.pth")).exit_code, 0);
-  const std::string predict = "predict --input " + (test::golden_dir() / "chelsea.png").string() + " --checkpoint ";
+  const std::string predict = "predict --input " + test::golden_file("chelsea.png").string() + " --checkpoint ";
   for (const char* name : {"ours.safetensors", "reference.pth"}) {
     const ProgramResult result =
         run_camoxpert(predict + path(name) + " --output-dir " + path(std::string(name) + ".masks"));
@@ -153,7 +153,7 @@ TEST_F(Weights, ExportWritesAModel) {
   EXPECT_GT(std::filesystem::file_size(path("model.onnx")), std::filesystem::file_size(ours()));
   expect_failure("export " + ours() + " " + path("small.onnx") + " --img-size 31", 2,
                  "img_size must be at least 32; got 31");
-  expect_failure("export " + (test::golden_dir() / "pth" / "training.pth").string() + " " + path("x.onnx"), 4,
+  expect_failure("export " + test::golden_file("pth/training.pth").string() + " " + path("x.onnx"), 4,
                  "is not a checkpoint of camoxpert, nor a state dict of all its tensors; got unknown names");
   ProgramResult without =
       run_camoxpert("export " + ours() + " " + path("x.onnx") + " --verify", "CAMO_PYTHON=/bin/no-python");
@@ -167,7 +167,7 @@ TEST_F(Weights, OnnxruntimeAgrees) {
   if (std::system((python + " -c 'import numpy, onnxruntime' 2>/dev/null").c_str()) != 0) {
     GTEST_SKIP() << python << " has no onnxruntime (pip install onnxruntime; CAMO_PYTHON names another Python)";
   }
-  const std::string picture = " --input " + (test::golden_dir() / "chelsea.png").string();
+  const std::string picture = " --input " + test::golden_file("chelsea.png").string();
   for (const char* size : {"64", "100"}) {  // 100: stages of odd sizes, skip maps that need a resize
     const ProgramResult result = run_camoxpert("export " + ours() + " " + path("verified.onnx") +
                                                " --verify --tolerance 1e-5 --img-size " + size + picture);

@@ -13,10 +13,10 @@ namespace {
 
 using test::bitwise_equal;
 using test::CraftedZip;
-using test::golden_dir;
+using test::golden_file;
 using test::raw;
 
-std::filesystem::path fixture(const std::string& name) { return golden_dir() / "pth" / name; }
+std::filesystem::path fixture(const std::string& name) { return golden_file("pth/" + name); }
 
 std::string read_bytes(const std::filesystem::path& path) {
   std::ostringstream out;

@@ -50,13 +50,13 @@ TEST(InputFile, HandsItsFileOn) {
 }
 
 TEST(TensorFile, EveryWayOfReadingGivesTheSame) {
-  const auto folder = test::golden_dir() / "pth";
   for (const char* name : {"every_kind.pth", "every_kind_protocol4.pth", "every_kind.safetensors", "training.pth"}) {
-    const std::string bytes = read_bytes(folder / name);
+    const auto path = test::golden_file(std::string("pth/") + name);
+    const std::string bytes = read_bytes(path);
     const auto memory = open_tensor_file(InputFile(bytes_of(bytes), "in memory"));
-    const auto disk = open_tensor_file(folder / name);
+    const auto disk = open_tensor_file(path);
     EXPECT_EQ(memory->path(), "in memory");
-    EXPECT_EQ(disk->path(), folder / name);
+    EXPECT_EQ(disk->path(), path);
     ASSERT_EQ(memory->tensors().size(), disk->tensors().size());
     ASSERT_FALSE(disk->tensors().empty());
     for (size_t i = 0; i < disk->tensors().size(); ++i) {

@@ -44,9 +44,10 @@ TEST(ScorePrediction, AgreesWithPySodMetrics) {
 TEST(ScorePrediction, AgreesWithMoreRecordedScores) {
   int found = 0;
   for (const char* name : {"metrics", "metrics_pysod"}) {
-    if (!fs::exists(test::golden_dir() / name / "expected.json")) continue;
+    const fs::path expected = test::golden_file(std::string(name) + "/expected.json");
+    if (!fs::exists(expected)) continue;
     SCOPED_TRACE(name);
-    expect_recorded_scores(test::golden_dir() / name);
+    expect_recorded_scores(expected.parent_path());
     ++found;
   }
   EXPECT_GT(found, 0);

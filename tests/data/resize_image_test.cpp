@@ -13,8 +13,8 @@ class ResizeFixture : public ::testing::TestWithParam<std::pair<int, int>> {};
 // The fixture holds every max(1, height / 96)-th row of the picture resized by OpenCV.
 TEST_P(ResizeFixture, EqualsOpenCvBitForBit) {
   const auto [height, width] = GetParam();
-  const Image image = decode_image(test::golden_dir() / "chelsea.png", 3);
-  const SafeTensors fixture = read_safetensors(test::golden_dir() / "resize.safetensors");
+  const Image image = decode_image(test::golden_file("chelsea.png"), 3);
+  const SafeTensors fixture = read_safetensors(test::golden_file("resize.safetensors"));
   const Tensor& expected = fixture.at(concat_text("u8_", height, "x", width));
   const Image resized = resize_bilinear(image, width, height);
   const int step = std::max(1, height / 96);
@@ -27,9 +27,9 @@ INSTANTIATE_TEST_SUITE_P(Sizes, ResizeFixture,
                          ::testing::Values(std::pair{96, 96}, std::pair{352, 352}, std::pair{451, 300}));
 
 TEST(NetworkInput, EqualsTheReferenceNormalisation) {
-  const SafeTensors fixture = read_safetensors(test::golden_dir() / "resize.safetensors");
+  const SafeTensors fixture = read_safetensors(test::golden_file("resize.safetensors"));
   const std::vector<float> expected = fixture.at("norm_96x96").to_vector<float>();  // [3, 96, 96]
-  const Tensor input = to_network_input(decode_image(test::golden_dir() / "chelsea.png", 3), 96);
+  const Tensor input = to_network_input(decode_image(test::golden_file("chelsea.png"), 3), 96);
   ASSERT_EQ(input.shape(), (Shape{1, 96, 96, 3}));
   const float* values = input.data<float>();
   for (size_t i = 0; i < 96 * 96; ++i)

@@ -11,7 +11,7 @@ namespace camo::test {
 namespace {
 
 nlohmann::ordered_json manifest() {
-  const auto path = golden_dir() / "manifest.json";
+  const auto path = golden_file("manifest.json");
   std::ifstream in(path);
   if (!in) fail(ErrorCode::checkpoint, path.string(), ": the manifest can not be read");
   return nlohmann::ordered_json::parse(in);

@@ -196,7 +196,7 @@ INSTANTIATE_TEST_SUITE_P(EdgeNeXt, Variants, ::testing::ValuesIn(kVariants),
 
 // The classifier form of timm, filled by the formula of the golden files, against the logits that timm computed.
 TEST_F(WeightFiles, TimmClassifierGivesTimmsLogits) {
-  const SafeTensors io = read_safetensors(golden_dir() / "timm_edgenext_xx_small_io.safetensors");
+  const SafeTensors io = read_safetensors(golden_file("timm_edgenext_xx_small_io.safetensors"));
   const auto published = golden_dir() / "timm_edgenext_xx_small.safetensors";
   std::unique_ptr<TensorFile> file;
   if (std::filesystem::exists(published)) {
@@ -344,7 +344,7 @@ TEST(ReferenceCheckpoint, IsBitEqualToItsFormula) {
   fill_by_key(*formula, "");
   expect_same(loaded->state_dict(), formula->state_dict());
 
-  const SafeTensors golden = read_safetensors(golden_dir() / "camoxpert_xx_small_e7.safetensors");
+  const SafeTensors golden = read_safetensors(golden_file("camoxpert_xx_small_e7.safetensors"));
   loaded->eval();
   loaded->to(f64);
   const CamoXpertOutput output = (*loaded)(from_golden(golden.at("input"), f64));

@@ -125,4 +125,9 @@ std::filesystem::path golden_dir() {
                            : std::filesystem::path(CAMO_SOURCE_DIR) / "tests" / "golden";
 }
 
+std::filesystem::path golden_file(const std::string& name) {
+  const std::filesystem::path path = golden_dir() / name;
+  return std::filesystem::exists(path) ? path : std::filesystem::path(CAMO_SOURCE_DIR) / "tests" / "golden" / name;
+}
+
 }  // namespace camo::test

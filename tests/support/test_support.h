@@ -37,6 +37,8 @@ class TemporaryFolder {
 
 /// Where the golden files are: CAMO_GOLDEN_DIR, or the project's tests/golden.
 std::filesystem::path golden_dir();
+/// One file, by its path in that folder; of the project's own where the folder has none.
+std::filesystem::path golden_file(const std::string& name);
 
 }  // namespace camo::test
 
