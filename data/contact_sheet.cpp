@@ -1,10 +1,12 @@
 #include "data/contact_sheet.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/error.h"
 #include "data/font.h"
+#include "data/metrics.h"
 #include "data/resize_image.h"
 #include "data/transforms.h"
 
@@ -88,8 +90,10 @@ Image error_map(const Image& prediction, const Image& mask) {
              prediction.height, " x ", prediction.channels, " and ", mask.width, " x ", mask.height, " x ",
              mask.channels);
   Image map(mask.width, mask.height, 3);
+  if (mask.pixels.empty()) return map;
+  const std::array<double, 256> values = stretched_levels(prediction);
   for (size_t i = 0; i < mask.pixels.size(); ++i) {
-    const bool predicted = prediction.pixels[i] > kMaskThreshold, wanted = mask.pixels[i] > kMaskThreshold;
+    const bool predicted = values[prediction.pixels[i]] > 0.5, wanted = mask.pixels[i] > kMaskThreshold;
     map.pixels[3 * i] = predicted ? 255 : 0;
     map.pixels[3 * i + 1] = predicted && wanted ? 255 : wanted ? 90 : 0;
     map.pixels[3 * i + 2] = wanted ? 255 : 0;

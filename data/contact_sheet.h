@@ -17,8 +17,8 @@ struct ContactPanel {
 /// separators between. Characters beyond ASCII are drawn as '?'; captions are cut at their panel's width.
 Image make_contact_sheet(const std::vector<std::vector<ContactPanel>>& rows, int panel_size = 192);
 
-/// Where a prediction is right and wrong, both cut above 128: hits white, false alarms red, misses blue. Sizes must
-/// agree.
+/// Where a prediction is right and wrong, cut as for its IoU (stretched, then above 0.5; metrics.h): hits white, false
+/// alarms red, misses blue. Sizes must agree.
 Image error_map(const Image& prediction, const Image& mask);
 
 /// Draws text with its upper left corner at (x, y), cut at `end_x` and at the picture's borders: 5 x 7 pixels a

@@ -74,18 +74,6 @@ struct Histogram {
   std::array<int64_t, 256> inside{}, outside{};
 };
 
-/// Value of each 8-bit level after stretching: a picture has no others.
-std::array<double, 256> level_values(const Image& prediction) {
-  const auto [low, high] = std::minmax_element(prediction.pixels.begin(), prediction.pixels.end());
-  const double least = *low / 255.0, most = *high / 255.0;
-  std::array<double, 256> values{};
-  for (size_t level = *low; level <= *high; ++level) {
-    const double value = static_cast<double>(level) / 255.0;
-    values[level] = least == most ? value : (value - least) / (most - least);
-  }
-  return values;
-}
-
 double ratio(double numerator, double denominator) { return denominator == 0 ? 0 : numerator / denominator; }
 
 /// What a cut prediction gets right and wrong.
@@ -226,6 +214,17 @@ void for_each_curve(ScoreCurves& a, const ScoreCurves& b, Operation operation) {
 
 }  // namespace
 
+std::array<double, 256> stretched_levels(const Image& prediction) {
+  const auto [low, high] = std::minmax_element(prediction.pixels.begin(), prediction.pixels.end());
+  const double least = *low / 255.0, most = *high / 255.0;
+  std::array<double, 256> values{};
+  for (size_t level = *low; level <= *high; ++level) {
+    const double value = static_cast<double>(level) / 255.0;
+    values[level] = least == most ? value : (value - least) / (most - least);
+  }
+  return values;
+}
+
 PictureScore score_prediction(const Image& prediction, const Image& mask) {
   CAMO_CHECK(mask.channels == 1 && !mask.pixels.empty() && prediction.channels == 1 && !prediction.pixels.empty(),
              "score_prediction: prediction and mask must be grey and hold a pixel; got ", prediction.width, " x ",
@@ -234,7 +233,7 @@ PictureScore score_prediction(const Image& prediction, const Image& mask) {
   if (prediction.width != mask.width || prediction.height != mask.height)
     return score_prediction(resize_bilinear(prediction, mask.width, mask.height), mask);
 
-  const std::array<double, 256> values = level_values(prediction);
+  const std::array<double, 256> values = stretched_levels(prediction);
   std::vector<double> stretched(mask.pixels.size());
   std::vector<uint8_t> wanted(mask.pixels.size());
   Histogram levels;

@@ -24,6 +24,9 @@ struct SegmentationScores {
   double iou = 0, dice = 0, precision = 0, recall = 0, specificity = 0, accuracy = 0;
 };
 
+/// Value of each of a prediction's levels as the scores take it: divided by 255 and, unless it is constant, stretched.
+std::array<double, 256> stretched_levels(const Image& prediction);
+
 /// All scores by name, in the order of tables. The name is the key in JSON and CSV files.
 struct ScoreField {
   const char* name;

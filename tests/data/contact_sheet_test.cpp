@@ -69,6 +69,9 @@ TEST(ErrorMap, ColoursHitsFalseAlarmsAndMisses) {
   Image prediction(4, 1, 1), mask(4, 1, 1);
   prediction.pixels = {255, 255, 0, 128};
   mask.pixels = {255, 0, 255, 0};
+  EXPECT_EQ(error_map(prediction, mask).pixels,
+            (std::vector<uint8_t>{255, 255, 255, 255, 0, 0, 0, 90, 255, 255, 0, 0}));
+  prediction.pixels = {90, 60, 20, 10};  // dim: what counts is its own range, as in the scores
   EXPECT_EQ(error_map(prediction, mask).pixels, (std::vector<uint8_t>{255, 255, 255, 255, 0, 0, 0, 90, 255, 0, 0, 0}));
   EXPECT_ERROR(error_map(prediction, Image(4, 2, 1)), "of one size; got 4 x 1 x 1 and 4 x 2 x 1");
 }

@@ -105,7 +105,8 @@ std::string figure(const EvaluationResult& result, const ReportSource& source, s
   Image prediction;
   if (source.network) {
     sample = load_sample(source.samples[number]);
-    prediction = Predictor(*source.network, source.settings.img_size, source.settings.augmentation)({&sample.image})
+    prediction = Predictor(*source.network, source.settings.img_size, source.settings.augmentation,
+                           source.settings.autocast)({&sample.image})
                      .front()
                      .to_image();
   } else {
