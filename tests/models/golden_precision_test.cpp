@@ -29,7 +29,7 @@ struct Tolerances {
   double loss, norm, gradient;
 };
 Tolerances tolerances(DType dtype) {
-  return dtype == bf16 ? Tolerances{.loss = 0.002, .norm = 0.06, .gradient = 0.25}
+  return dtype == bf16 ? Tolerances{.loss = 0.003, .norm = 0.06, .gradient = 0.25}
                        : Tolerances{.loss = 0.0003, .norm = 0.015, .gradient = 0.12};
 }
 constexpr double kAnyExperts = 0.02;  // of the loss, when another expert runs
