@@ -11,7 +11,8 @@
 // matrix product for 1x1 kernels; vectorised loops for depthwise problems; oneDNN for other f32 and, where the
 // processor has instructions for it, bf16 problems, except for the weights of large maps; for other problems with one
 // group, a matrix product over gathered windows. Other 16-bit problems are converted to f32. On CUDA (ops/cuda/conv.h):
-// kernels for depthwise problems, cuDNN, and plain kernels for what it has no engine for; 16-bit types sum in f32.
+// kernels for depthwise problems and for few channels, cuDNN, and plain kernels for what it has no engine for; 16-bit
+// types sum in f32.
 #include "core/autograd.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"

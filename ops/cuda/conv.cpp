@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "ops/cuda/conv_depthwise.h"
+#include "ops/cuda/conv_depthwise_tile.h"
 #include "ops/cuda/conv_direct.h"
+#include "ops/cuda/conv_narrow.h"
 #include "ops/cuda/cudnn_conv.h"
 #include "ops/math_mode.h"
 #include "ops/reduce.h"
@@ -21,6 +23,10 @@ bool uses_depthwise(const ConvProblem& p) {
   const CudaConvolution choice = cuda_convolution();
   return choice != CudaConvolution::cudnn && choice != CudaConvolution::direct && !is_empty(p) &&
          has_depthwise_kernels(p);
+}
+
+bool uses_narrow(const ConvProblem& p, const Tensor& x) {
+  return cuda_convolution() == CudaConvolution::automatic && !is_empty(p) && has_narrow_kernels(p, x);
 }
 
 bool uses_cudnn(const ConvProblem& p) { return cuda_convolution() != CudaConvolution::direct && !is_empty(p); }
@@ -55,7 +61,12 @@ bool run_cudnn(ConvPass pass, const ConvProblem& p, const Tensor& x, const Tenso
 Tensor conv_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Tensor y = empty({p.n, p.oh, p.ow, p.o}, x.dtype(), x.device());
   if (uses_depthwise(p)) {
-    depthwise_forward(p, x, weight, bias, y);
+    if (has_depthwise_tiles(p, x, y)) depthwise_tile_forward(p, x, weight, bias, y);
+    else depthwise_forward(p, x, weight, bias, y);
+    return y;
+  }
+  if (uses_narrow(p, x)) {
+    narrow_forward(p, x, weight, bias, y);
     return y;
   }
   if (uses_cudnn(p)) {
@@ -71,7 +82,9 @@ Tensor conv_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight,
 
 Tensor conv_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight) {
   const Tensor dx = empty({p.n, p.h, p.w, p.c}, dy.dtype(), dy.device());
-  if (uses_depthwise(p)) depthwise_backward_data(p, dy, weight, dx);
+  if (uses_depthwise(p) && has_depthwise_tiles(p, dy, dx)) depthwise_tile_backward_data(p, dy, weight, dx);
+  else if (uses_depthwise(p)) depthwise_backward_data(p, dy, weight, dx);
+  else if (uses_narrow(p, dy)) narrow_backward_data(p, dy, weight, dx);
   else if (!uses_cudnn(p) || !run_cudnn(ConvPass::backward_data, p, dx, weight, {}, dy))
     direct_backward_data(p, dy, weight, dx);
   return dx;
@@ -79,6 +92,14 @@ Tensor conv_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& 
 
 ConvWeightGradients conv_backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy, bool with_bias) {
   ConvWeightGradients result;
+  const bool tiles = uses_depthwise(p) && has_depthwise_tiles(p, x, dy);
+  if (tiles || uses_narrow(p, x)) {
+    result.weight = empty({p.o, p.kh, p.kw, p.inputs_per_group()}, f32, x.device());
+    if (with_bias) result.bias = empty({p.o}, f32, x.device());
+    const auto run = tiles ? depthwise_tile_backward_weight : narrow_backward_weight;
+    run(p, x, dy, result.weight, result.bias);
+    return result;
+  }
   result.weight = empty({p.o, p.kh, p.kw, p.inputs_per_group()}, x.dtype(), x.device());
   if (uses_depthwise(p)) {
     if (with_bias) result.bias = empty({p.o}, x.dtype(), x.device());

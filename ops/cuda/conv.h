@@ -1,4 +1,4 @@
-// The convolution passes on CUDA: depthwise kernels, cuDNN, or the kernels for any problem.
+// The convolution passes on CUDA: depthwise kernels, kernels for few channels, cuDNN, or the kernels for any problem.
 #pragma once
 
 #include "core/tensor.h"
@@ -13,7 +13,7 @@ Tensor conv_backward_data(const detail::ConvProblem& problem, const Tensor& dy, 
 struct ConvWeightGradients {
   Tensor weight, bias;
 };
-/// The gradient of the bias, where wanted, is computed together with the weight's.
+/// The gradient of the bias, where wanted, is computed together with the weight's. In the dtype of x, or in f32.
 ConvWeightGradients conv_backward_weight(const detail::ConvProblem& problem, const Tensor& x, const Tensor& dy,
                                          bool with_bias);
 

@@ -76,6 +76,12 @@ const std::vector<Case>& dense_cases() {
       {"3x3, one input", {1, 24, 24, 1}, {16, 3, 3, 1}, {.padding = {1, 1}}},
       {"7x7, two inputs", {1, 24, 24, 2}, {1, 7, 7, 2}, {.padding = {3, 3}}},
       {"3x3 dilated by 4", {1, 24, 24, 32}, {32, 3, 3, 32}, {.padding = {4, 4}, .dilation = {4, 4}}},
+      {"3x3, 20 channels", {2, 37, 21, 20}, {20, 3, 3, 20}, {.padding = {1, 1}}},
+      {"3x3, 20 channels dilated by 4", {3, 33, 48, 20}, {20, 3, 3, 20}, {.padding = {4, 4}, .dilation = {4, 4}}},
+      {"3x3, 40 channels dilated by 3", {2, 20, 19, 40}, {40, 3, 3, 40}, {.padding = {3, 3}, .dilation = {3, 3}}},
+      {"3x3, 28 channels dilated by 2", {1, 24, 24, 28}, {28, 3, 3, 28}, {.padding = {2, 2}, .dilation = {2, 2}}},
+      {"3x3, 12 channels dilated by 2", {1, 5, 3, 12}, {12, 3, 3, 12}, {.padding = {2, 2}, .dilation = {2, 2}}},
+      {"3x3, 4 channels", {1, 17, 16, 4}, {4, 3, 3, 4}, {.padding = {1, 1}}},
       {"rectangular", {2, 15, 17, 8}, {12, 3, 2, 8}, {.stride = {2, 3}, .padding = {1, 0}, .dilation = {1, 2}}},
       {"rest of the map unused", {1, 18, 23, 8}, {16, 4, 4, 8}, {.stride = {4, 4}}},
       {"1x1 strided", {2, 12, 12, 32}, {16, 1, 1, 32}, {.stride = {2, 2}}},
@@ -131,7 +137,7 @@ TEST_F(CudaConv, WithoutBias) {
 
 TEST_F(CudaConv, MisalignedTensors) {
   for (const Case* c : {&depthwise_cases()[0], &depthwise_cases()[5], &depthwise_cases()[14], &dense_cases()[1],
-                        &dense_cases()[2], &dense_cases()[11]}) {
+                        &dense_cases()[2], &dense_cases()[11], &dense_cases()[17]}) {
     for (const DType dtype : {f32, f64, f16, bf16}) {
       SCOPED_TRACE(c->name);
       EXPECT_NO_THROW(expect_gpu_agrees(convolution(*c), inputs_of(*c), dtype, cuda_tolerance(dtype), 1));
