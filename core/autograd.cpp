@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "core/op_observer.h"
+#include "core/open_sums.h"
 #include "core/saved_tensors.h"
 
 namespace camo {
@@ -36,8 +37,11 @@ HookTable& hook_table() {
 /// True when nobody else can see g's memory, so that it may be changed or kept.
 bool sole_owner(const Tensor& g) { return g.impl_ptr().use_count() == 1 && g.storage().use_count() == 1; }
 
+/// Laid out and aligned as a new tensor.
+bool fills_from_start(const Tensor& g) { return g.is_contiguous() && g.offset() == 0; }
+
 /// A gradient under summation.
-struct GradientSum {
+struct RunningSum {
   Tensor value;
 
   void add(Tensor g) {
@@ -47,6 +51,11 @@ struct GradientSum {
     }
     if (!sole_owner(value) || !value.is_contiguous()) value = clone(value);
     add_into(value, g);
+  }
+  /// Hands the sum out where it may be added to in place.
+  Tensor take() {
+    if (!value.defined() || !fills_from_start(value) || !sole_owner(value)) return {};
+    return std::exchange(value, {});
   }
 };
 
@@ -198,9 +207,9 @@ class BackwardPass {
  private:
   struct Task {
     int consumers = 0;  // edges from nodes of this pass that have not run yet
-    std::vector<GradientSum> sums;
+    std::vector<RunningSum> sums;
 
-    GradientSum& gradient(int output) {
+    RunningSum& gradient(int output) {
       if (sums.size() <= static_cast<size_t>(output)) sums.resize(static_cast<size_t>(output) + 1);
       return sums[static_cast<size_t>(output)];
     }
@@ -241,16 +250,54 @@ class BackwardPass {
     Tensors gradients(node->edges().size());
     if (reached) {
       const BackwardScope scope(*node);
-      gradients = node->backward(dy);
+      const Tensors sums = hand_out_sums(*node);
+      Tensors left = sums;
+      {
+        const OpenSums open(*node, left);
+        gradients = node->backward(dy);
+      }
       CAMO_ASSERT(gradients.size() == node->edges().size());
+      take_back_sums(*node, sums, left, gradients);
       if (OpObserver* observer = op_observer()) observer->differentiated(*node, gradients);
     }
     if (!options_.retain_graph) node->free_saved();
     return gradients;
   }
 
+  /// The sums of the gradients of the node's inputs: of a tensor that is several of its inputs, for the first of them.
+  Tensors hand_out_sums(const Node& node) {
+    const std::vector<Edge>& edges = node.edges();
+    Tensors sums(edges.size());
+    for (size_t i = 0; i < edges.size(); ++i) {
+      const Edge& edge = edges[i];
+      if (edge.node) {
+        sums[i] = tasks_[edge.node.get()].gradient(edge.output_index).take();
+      } else if (edge.leaf.defined() && edge.leaf.grad().defined() && fills_from_start(edge.leaf.grad())) {
+        const auto is_same = [&](const Edge& other) { return other.leaf.same_as(edge.leaf); };
+        if (std::none_of(edges.begin(), edges.begin() + static_cast<std::ptrdiff_t>(i), is_same)) {
+          sums[i] = edge.leaf.grad();
+        }
+      }
+    }
+    return sums;
+  }
+  /// `left`: those that the node did not take.
+  void take_back_sums(const Node& node, const Tensors& sums, const Tensors& left, Tensors& gradients) {
+    for (size_t i = 0; i < sums.size(); ++i) {
+      if (!sums[i].defined()) continue;
+      if (left[i].defined()) {
+        const Edge& edge = node.edges()[i];
+        if (edge.node) tasks_[edge.node.get()].gradient(edge.output_index).value = sums[i];
+      } else {
+        CAMO_ASSERT(gradients[i].defined() && gradients[i].storage() == sums[i].storage());
+        gradients[i] = sums[i];
+        sums[i].storage()->bump_version();
+      }
+    }
+  }
+
   void add_to_leaf(const Tensor& leaf, Tensor g) {
-    if (g.defined()) {
+    if (g.defined() && !g.same_as(leaf.grad())) {
       CAMO_ASSERT(g.shape() == leaf.shape() && g.dtype() == leaf.dtype());
       if (leaf.grad().defined()) {
         add_into(leaf.grad(), g);

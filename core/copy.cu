@@ -44,20 +44,20 @@ void copy_cpu(const Tensor& target, const Tensor& source) {
 }
 
 /// 16-bit sums are rounded once, from f32.
-template <class T>
-T sum_of(T a, T b) {
+template <class T, class S>
+T sum_of(T a, S b) {
   if constexpr (kIs16Bit<T>) return T(static_cast<float>(a) + static_cast<float>(b));
-  else return a + b;
+  else return a + static_cast<T>(b);
 }
 
-template <class T>
+template <class T, class S>
 void add_cpu(const Tensor& target, const Tensor& source) {
   T* const to = target.data<T>();
-  const T* const from = source.data<T>();
+  const S* const from = source.data<S>();
   detail::strided_loop<2>(target.shape(), {target.strides(), source.strides()},
                           [=](int64_t count, const auto& offset, const auto& step) {
                             T* t = to + offset[0];
-                            const T* s = from + offset[1];
+                            const S* s = from + offset[1];
                             if (step[0] == 1 && step[1] == 1) {
 #pragma omp simd
                               for (int64_t i = 0; i < count; ++i) t[i] = sum_of(t[i], s[i]);
@@ -83,9 +83,9 @@ void fill_cpu(const Tensor& target, T value) {
 
 #ifdef __CUDACC__
 struct AddElements {
-  template <class T>
-  __device__ T operator()(T a, T b) const {
-    return a + b;
+  template <class A, class B>
+  __device__ A operator()(A a, B b) const {
+    return a + static_cast<A>(b);
   }
 };
 
@@ -149,7 +149,14 @@ void copy_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Ten
 void add_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] const Tensor& source) {
 #ifdef __CUDACC__
   cuda::dispatch_floating(target.dtype(), "add_into", [&]<class T>() {
-    cuda::elementwise<true, T, T, T>("add_into", target, AddElements{}, target, source);
+    const auto run = [&]<class S>() {
+      cuda::elementwise<true, T, T, S>("add_into", target, AddElements{}, target, source);
+    };
+    if constexpr (std::is_same_v<T, float>) {
+      if (source.dtype() == f16) return run.template operator()<Half>();
+      if (source.dtype() == bf16) return run.template operator()<BFloat16>();
+    }
+    run.template operator()<T>();
   });
 #endif
 }
@@ -185,13 +192,17 @@ void copy_into(const Tensor& target, const Tensor& source) {
 }
 
 void add_into(const Tensor& target, const Tensor& source) {
-  CAMO_CHECK(target.shape() == source.shape() && target.dtype() == source.dtype() && target.device() == source.device(),
-             "add_into: shapes, dtypes and devices must be equal; got ", target.shape(), " ", target.dtype(), " ",
-             target.device(), " and ", source.shape(), " ", source.dtype(), " ", source.device());
+  const DType to = target.dtype(), from = source.dtype();
+  const bool widens = to == f32 && (from == f16 || from == bf16);
+  CAMO_CHECK(target.shape() == source.shape() && (to == from || widens) && target.device() == source.device(),
+             "add_into: shapes, dtypes and devices must be equal, but for 16 bit added to f32; got ", target.shape(),
+             " ", to, " ", target.device(), " and ", source.shape(), " ", from, " ", source.device());
   if (target.is_cuda()) add_cuda(target, source);
-  else if (target.dtype() == f16) add_cpu<Half>(target, source);
-  else if (target.dtype() == bf16) add_cpu<BFloat16>(target, source);
-  else dispatch_floating(target.dtype(), "add_into", [&]<class T>() { add_cpu<T>(target, source); });
+  else if (widens && from == f16) add_cpu<float, Half>(target, source);
+  else if (widens) add_cpu<float, BFloat16>(target, source);
+  else if (to == f16) add_cpu<Half, Half>(target, source);
+  else if (to == bf16) add_cpu<BFloat16, BFloat16>(target, source);
+  else dispatch_floating(to, "add_into", [&]<class T>() { add_cpu<T, T>(target, source); });
   target.storage()->bump_version();
 }
 

@@ -125,7 +125,7 @@ Tensor make_view(const Tensor& x, const Shape& shape, const Shape& strides, int6
 // --- raw copies and in-place changes (never recorded; they count as a change of the destination) ---
 /// target[i] = source[i], converting the dtype, between any strides and devices; shapes must be equal.
 void copy_into(const Tensor& target, const Tensor& source);
-/// target[i] += source[i]; shape, dtype and device must be equal.
+/// target[i] += source[i]; shape, dtype and device must be equal, but that f32 takes 16 bit.
 void add_into(const Tensor& target, const Tensor& source);
 void fill(const Tensor& target, double value);  // converted to the dtype
 /// A contiguous copy of x outside of any graph.

@@ -1,5 +1,6 @@
 // Conversions of dtype and copies between devices. The gradient takes the way back: dx = to(dy, dtype or device of x).
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "ops/elementwise.h"
 
 namespace camo {
@@ -9,7 +10,13 @@ namespace {
 struct CastNode final : Node {
   explicit CastNode(DType source) : Node("to"), dtype(source) {}
   DType dtype;
-  Tensors backward(const Tensors& dy) override { return {to(dy[0], dtype)}; }
+  Tensors backward(const Tensors& dy) override {
+    const bool widens = dtype == f32 && size_in_bytes(dy[0].dtype()) == 2;
+    const Tensor sum = widens ? take_gradient_sum(*this, 0) : Tensor();
+    if (!sum.defined()) return {to(dy[0], dtype)};
+    add_into(sum, dy[0]);
+    return {sum};
+  }
 };
 
 struct CopyToDeviceNode final : Node {

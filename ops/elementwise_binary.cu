@@ -8,6 +8,7 @@
 //
 // The 16-bit types compute in float.
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "core/strided_loop.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/elementwise.h"
@@ -101,6 +102,13 @@ struct Choose {
   }
 };
 
+struct AddProduct {
+  template <class T>
+  __device__ T operator()(T sum, T p, T q) const {
+    return sum + p * q;
+  }
+};
+
 template <class Number>
 struct IsAbove {
   Number limit;
@@ -173,6 +181,15 @@ struct AddNode final : Node {
   }
 };
 
+/// sum += a * b, which broadcast to sum.
+void add_product_cuda([[maybe_unused]] const Tensor& sum, [[maybe_unused]] const Tensor& a,
+                      [[maybe_unused]] const Tensor& b) {
+#ifdef __CUDACC__
+  cuda::dispatch_floating(sum.dtype(), "mul",
+                          [&]<class T>() { cuda::elementwise<true, T, T, T, T>("mul", sum, AddProduct{}, sum, a, b); });
+#endif
+}
+
 struct MulNode final : Node {
   MulNode(Shape shape_a, Shape shape_b) : Node("mul"), a_shape(shape_a), b_shape(shape_b) {}
   Shape a_shape, b_shape;
@@ -180,9 +197,19 @@ struct MulNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     Tensor da, db;
-    if (needs(0)) da = detail::sum_product_to(dy[0], *b, a_shape);
-    if (needs(1)) db = detail::sum_product_to(dy[0], *a, b_shape);
+    if (needs(0)) da = product(dy[0], *b, 0, a_shape);
+    if (needs(1)) db = product(dy[0], *a, 1, b_shape);
     return {da, db};
+  }
+
+ private:
+  /// dy times the other operand, the gradient of input i.
+  Tensor product(const Tensor& dy, const Tensor& other, int i, const Shape& shape) const {
+    const bool in_place = dy.is_cuda() && dy.shape() == shape;
+    const Tensor sum = in_place ? take_gradient_sum(*this, i) : Tensor();
+    if (!sum.defined()) return detail::sum_product_to(dy, other, shape);
+    add_product_cuda(sum, dy, other);
+    return sum;
   }
 };
 

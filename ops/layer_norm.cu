@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/in_f32.h"
 #include "ops/detail/layer_norm_cuda.h"
@@ -93,10 +94,15 @@ struct LayerNormNode final : Node {
     const Rows g = detail::as_rows(dy[0]), in = detail::as_rows(*x);
     const int64_t width = in.width;
     if (x->is_cuda()) {
-      if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
       if (needs(1)) grads[1] = empty({width}, weight->dtype(), x->device());
       if (needs(2)) grads[2] = empty({width}, weight->dtype(), x->device());
-      detail::layer_norm_backward_cuda(in, g, *weight, *mean, *rstd, {grads[0], grads[1], grads[2]});
+      detail::LayerNormGradients targets{.dx = {}, .dweight = grads[1], .dbias = grads[2]};
+      if (needs(0)) {
+        const GradientSum dx(*this, 0, x->shape(), x->dtype(), x->device());
+        grads[0] = targets.dx = dx.tensor;
+        targets.adds_dx = dx.adds;
+      }
+      detail::layer_norm_backward_cuda(in, g, *weight, *mean, *rstd, targets);
       return grads;
     }
     dispatch_floating(x->dtype(), "layer_norm", [&]<class T>() {

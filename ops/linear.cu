@@ -4,6 +4,7 @@
 // double across blocks of rows (db); products of 16-bit operands in f32. There the bias is added inside the
 // product where cuBLASLt can.
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
 #include "ops/detail/gemm_cuda.h"
@@ -60,19 +61,20 @@ void linear_forward_cpu(const Rows& x, const Rows& weight, const Tensor& bias, c
   dispatch_floating(y.dtype(), "linear", [&]<class T>() { linear_forward<T>(x, weight, bias, y); });
 }
 
-/// dx and dweight, each where it is wanted, in f32 for bf16.
+/// The gradients of x and of the weight, each where it is wanted, in f32 for bf16. Added to the sums of `node`, if any.
 template <class T>
 void linear_backward(const Rows& dy, const Tensor& x, const Tensor& weight, bool needs_x, bool needs_weight,
-                     Tensors& grads) {
+                     const Node* node, Tensors& grads) {
   using R = detail::ProductOf<T>;
-  if (needs_x) {
-    grads[0] = empty(x.shape(), dtype_of<R>, cpu);
-    detail::gemm(matrix<T>(dy), matrix<T>(detail::as_rows(weight)), output_matrix<R>(grads[0], dy.count, x.size(-1)));
-  }
-  if (needs_weight) {
-    grads[1] = empty(weight.shape(), dtype_of<R>, cpu);
-    detail::gemm(matrix<T>(dy).t(), matrix<T>(detail::as_rows(x)), output_matrix<R>(grads[1], dy.width, x.size(-1)));
-  }
+  const auto product = [&](int i, const Matrix<const T>& a, const Matrix<const T>& b, const Shape& shape) {
+    Tensor sum = node != nullptr ? take_gradient_sum(*node, i) : Tensor();
+    const bool adds = sum.defined();
+    if (!adds) sum = empty(shape, dtype_of<R>, cpu);
+    detail::gemm(a, b, output_matrix<R>(sum, a.rows, b.cols), adds);
+    grads[static_cast<size_t>(i)] = sum;
+  };
+  if (needs_x) product(0, matrix<T>(dy), matrix<T>(detail::as_rows(weight)), x.shape());
+  if (needs_weight) product(1, matrix<T>(dy).t(), matrix<T>(detail::as_rows(x)), weight.shape());
 }
 
 // --- CUDA ---
@@ -96,8 +98,8 @@ detail::CudaGemm cuda_product(const Tensor& c, int64_t rows, int64_t depth, int6
 
 void run(const detail::CudaGemm& gemm, const Tensor& c) {
   if (c.numel() == 0) return;
-  if (gemm.depth == 0) return fill(c, 0);
-  detail::gemm_cuda(gemm);
+  if (gemm.depth > 0) detail::gemm_cuda(gemm);
+  else if (!gemm.accumulate) fill(c, 0);
 }
 #endif
 
@@ -121,29 +123,35 @@ void linear_forward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] const 
 #endif
 }
 
-/// dx, dweight and dbias, each unless undefined; the last two also in f32 for 16-bit x.
-void linear_backward_cuda([[maybe_unused]] const Rows& dy, [[maybe_unused]] const Tensor& x,
-                          [[maybe_unused]] const Tensor& weight, [[maybe_unused]] const Tensors& grads) {
+void product_dx_cuda([[maybe_unused]] const GradientSum& dx, [[maybe_unused]] const Rows& dy,
+                     [[maybe_unused]] const Rows& weight) {
 #ifdef __CUDACC__
-  const Tensor &dx = grads[0], &dweight = grads[1], &dbias = grads[2];
-  if (dx.defined()) {
-    const Rows w = detail::as_rows(weight);
-    detail::CudaGemm gemm = cuda_product(dx, dy.count, dy.width, w.width);
-    gemm.a = cuda_matrix(dy);
-    gemm.b = cuda_matrix(w);
-    run(gemm, dx);
-  }
-  if (dweight.defined()) {
-    const Rows in = detail::as_rows(x);
-    detail::CudaGemm gemm = cuda_product(dweight, dy.width, dy.count, in.width);
-    gemm.dtype = x.dtype();
-    gemm.a = cuda_matrix(dy, true);
-    gemm.b = cuda_matrix(in);
-    run(gemm, dweight);
-  }
+  detail::CudaGemm gemm = cuda_product(dx.tensor, dy.count, dy.width, weight.width);
+  gemm.a = cuda_matrix(dy);
+  gemm.b = cuda_matrix(weight);
+  gemm.accumulate = dx.adds;
+  run(gemm, dx.tensor);
+#endif
+}
+
+/// Also f32 for 16-bit x.
+void product_dweight_cuda([[maybe_unused]] const GradientSum& dweight, [[maybe_unused]] const Rows& dy,
+                          [[maybe_unused]] const Rows& x) {
+#ifdef __CUDACC__
+  detail::CudaGemm gemm = cuda_product(dweight.tensor, dy.width, dy.count, x.width);
+  gemm.dtype = x.x.dtype();
+  gemm.a = cuda_matrix(dy, true);
+  gemm.b = cuda_matrix(x);
+  gemm.accumulate = dweight.adds;
+  run(gemm, dweight.tensor);
+#endif
+}
+
+void sum_dbias_cuda([[maybe_unused]] const Tensor& dbias, [[maybe_unused]] const Rows& dy) {
+#ifdef __CUDACC__
   // Not by cuBLASLt beside the product: its kernels for that took three times as long as reading dy once more, and
   // 16-bit rows whose length is no multiple of 16 bytes went without tensor cores.
-  if (dbias.defined()) detail::column_sum_cuda(dbias, detail::dense(dy.x));
+  detail::column_sum_cuda(dbias, detail::dense(dy.x));
 #endif
 }
 
@@ -156,19 +164,30 @@ struct LinearNode final : Node {
     Tensors grads(3);
     const Rows g = detail::as_rows(dy[0]);
     if (dy[0].is_cuda()) {
-      if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
-      if (needs(1)) grads[1] = empty(weight->shape(), parameters, x->device());
-      if (needs(2)) grads[2] = empty({weight->size(0)}, parameters, x->device());
-      linear_backward_cuda(g, *x, *weight, grads);
+      if (needs(0)) {
+        const GradientSum dx(*this, 0, x->shape(), x->dtype(), x->device());
+        product_dx_cuda(dx, g, detail::as_rows(*weight));
+        grads[0] = dx.tensor;
+      }
+      if (needs(1)) {
+        const GradientSum dweight(*this, 1, weight->shape(), parameters, x->device());
+        product_dweight_cuda(dweight, g, detail::as_rows(*x));
+        grads[1] = dweight.tensor;
+      }
+      if (needs(2)) {
+        grads[2] = empty({weight->size(0)}, parameters, x->device());
+        sum_dbias_cuda(grads[2], g);
+      }
       return grads;
     }
     const Tensor wide_dy = needs(2) || !takes_bf16(x->dtype()) ? detail::in_f32(dy[0]) : Tensor();
     if (takes_bf16(x->dtype())) {
-      linear_backward<BFloat16>(g, *x, *weight, needs(0), needs(1), grads);
+      linear_backward<BFloat16>(g, *x, *weight, needs(0), needs(1), nullptr, grads);
     } else {
       const Tensor in = detail::in_f32(*x), w = detail::in_f32(*weight);
       dispatch_floating(wide_dy.dtype(), "linear", [&]<class T>() {
-        linear_backward<T>(detail::as_rows(wide_dy), in, w, needs(0), needs(1), grads);
+        const Node* own_sums = x->dtype() == wide_dy.dtype() && parameters == x->dtype() ? this : nullptr;
+        linear_backward<T>(detail::as_rows(wide_dy), in, w, needs(0), needs(1), own_sums, grads);
       });
     }
     if (needs(2)) {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "core/parallel.h"
 #include "ops/detail/in_f32.h"
 #include "ops/detail/separable.h"
@@ -61,7 +62,8 @@ struct MeanPoolNode final : Node {
   detail::AxisTaps rows, columns;
 
   Tensors backward(const Tensors& dy) override {
-    return {detail::separable_map(contiguous(dy[0]), rows.transposed(), columns.transposed(), name().c_str())};
+    return {detail::separable_map(contiguous(dy[0]), rows.transposed(), columns.transposed(), name().c_str(),
+                                  take_gradient_sum(*this, 0))};
   }
 };
 
@@ -137,9 +139,9 @@ struct MaxPoolNode final : Node {
     const Tensor dy = contiguous(dy_in[0]);
 #ifdef CAMO_WITH_CUDA
     if (dy.is_cuda()) {
-      const Tensor gathered = empty(shape, dy.dtype(), dy.device());
-      cuda::max_pool_backward(dy, *positions, options, gathered);
-      return {gathered};
+      const GradientSum dx(*this, 0, shape, dy.dtype(), dy.device());
+      cuda::max_pool_backward(dy, *positions, options, dx.tensor, dx.adds);
+      return {dx.tensor};
     }
 #endif
     const Tensor dx = zeros(shape, dy.dtype(), cpu);

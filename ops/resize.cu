@@ -5,6 +5,7 @@
 //
 // Saves nothing. Positions and weights are computed in f64, the sums run in the element type.
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "ops/detail/separable.h"
 #include "ops/resize.h"
 #include "ops/shape_ops.h"
@@ -19,7 +20,8 @@ struct ResizeBilinearNode final : Node {
   detail::AxisTaps rows, columns;
 
   Tensors backward(const Tensors& dy) override {
-    return {detail::separable_map(contiguous(dy[0]), rows.transposed(), columns.transposed(), "resize_bilinear")};
+    return {detail::separable_map(contiguous(dy[0]), rows.transposed(), columns.transposed(), "resize_bilinear",
+                                  take_gradient_sum(*this, 0))};
   }
 };
 

@@ -1,8 +1,10 @@
 // Views: other shapes, strides and offsets on the same storage. Nothing is saved; the gradient of a view is the view
-// backwards, or zeros into which the gradient is copied.
+// backwards, or zeros into which the gradient is copied, or a part of a sum that it is added to.
+#include <algorithm>
 #include <optional>
 
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "ops/reduce.h"
 #include "ops/shape_ops.h"
 
@@ -41,6 +43,26 @@ Tensor slice_view(const Tensor& x, int axis, int64_t start, int64_t count, int64
   return make_view(x, shape, strides, x.offset() + start * x.strides()[axis]);
 }
 
+/// x at one position of an axis, which falls away; not recorded.
+Tensor select_view(const Tensor& x, int axis, int64_t index) {
+  Shape shape = x.shape(), strides = x.strides();
+  shape.erase(axis);
+  strides.erase(axis);
+  return make_view(x, shape, strides, x.offset() + index * x.strides()[axis]);
+}
+
+/// The gradient of a tensor of which `dy` is that of a part, a view whose place part_of() tells.
+template <class PartOf>
+Tensor gradient_of_whole(const Node& node, const Shape& shape, const Tensor& dy, PartOf&& part_of) {
+  if (const Tensor sum = take_gradient_sum(node, 0); sum.defined()) {
+    add_into(part_of(sum), dy);
+    return sum;
+  }
+  const Tensor dx = zeros(shape, dy.dtype(), dy.device());
+  copy_into(part_of(dx), dy);
+  return dx;
+}
+
 struct SliceNode final : Node {
   SliceNode(Shape shape, int along, int64_t first, int64_t every)
       : Node("slice"), x_shape(shape), axis(along), start(first), step(every) {}
@@ -49,9 +71,9 @@ struct SliceNode final : Node {
   int64_t start, step;
 
   Tensors backward(const Tensors& dy) override {
-    const Tensor dx = zeros(x_shape, dy[0].dtype(), dy[0].device());
-    copy_into(slice_view(dx, axis, start, dy[0].shape()[axis], step), dy[0]);
-    return {dx};
+    const int64_t count = dy[0].shape()[axis];
+    const auto part_of = [&](const Tensor& dx) { return slice_view(dx, axis, start, count, step); };
+    return {gradient_of_whole(*this, x_shape, dy[0], part_of)};
   }
 };
 
@@ -62,11 +84,8 @@ struct SelectNode final : Node {
   int64_t index;
 
   Tensors backward(const Tensors& dy) override {
-    const Tensor dx = zeros(x_shape, dy[0].dtype(), dy[0].device());
-    Shape shape = dy[0].shape();
-    shape.insert(axis, 1);
-    copy_into(slice_view(dx, axis, index, 1, 1), reshape(dy[0], shape));
-    return {dx};
+    const auto part_of = [&](const Tensor& dx) { return select_view(dx, axis, index); };
+    return {gradient_of_whole(*this, x_shape, dy[0], part_of)};
   }
 };
 
@@ -95,18 +114,17 @@ struct SplitNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     if (const auto joined = whole(dy)) return {*joined};
-    Tensor dx;
-    for (const Tensor& part : dy) {
-      if (part.defined() && !dx.defined()) dx = empty(x_shape, part.dtype(), part.device());
-    }
+    const Tensor& any = *std::find_if(dy.begin(), dy.end(), [](const Tensor& part) { return part.defined(); });
+    const GradientSum dx(*this, 0, x_shape, any.dtype(), any.device());
     int64_t start = 0;
     for (size_t i = 0; i < sizes.size(); ++i) {
-      const Tensor target = slice_view(dx, axis, start, sizes[i], 1);
-      if (dy[i].defined()) copy_into(target, dy[i]);
-      else fill(target, 0);
+      const Tensor target = slice_view(dx.tensor, axis, start, sizes[i], 1);
+      if (dy[i].defined() && dx.adds) add_into(target, dy[i]);
+      else if (dy[i].defined()) copy_into(target, dy[i]);
+      else if (!dx.adds) fill(target, 0);
       start += sizes[i];
     }
-    return {dx};
+    return {dx.tensor};
   }
 };
 
@@ -260,10 +278,7 @@ Tensor select(const Tensor& x, int axis, int64_t index) {
   const int64_t position = index < 0 ? index + extent : index;
   CAMO_CHECK(0 <= position && position < extent, "select: the index must lie within the extent ", extent, " of axis ",
              axis, "; got ", index, ", x ", x.shape());
-  Shape shape = x.shape(), strides = x.strides();
-  shape.erase(at);
-  strides.erase(at);
-  const Tensor y = make_view(x, shape, strides, x.offset() + position * x.strides()[at]);
+  const Tensor y = select_view(x, at, position);
   record<SelectNode>(y, {x}, x.shape(), at, position);
   return y;
 }

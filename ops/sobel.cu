@@ -6,6 +6,7 @@
 // m plus the turned Sobel y of dy * gy / m. Keeps x and m.
 #include <cmath>
 
+#include "core/gradient_sum.h"
 #include "ops/detail/in_f32.h"
 #include "ops/detail/loss_checks.h"
 #include "ops/detail/row_filter.h"
@@ -112,18 +113,31 @@ struct MapPacks {
   }
 };
 
+/// to = values, or += values.
+template <int N, class T>
+__device__ void store_or_add(T* to, cuda::Accumulator<T> (&values)[N], bool adds) {
+  if (adds) {
+    cuda::Accumulator<T> before[N];
+    cuda::load_values<N>(to, before);
+#pragma unroll
+    for (int n = 0; n < N; ++n) values[n] += before[n];
+  }
+  cuda::store_values<N>(to, values);
+}
+
 template <class T, int N>
 struct FilterPack {
   MapPacks<N> maps;
   const T* x;
   Taps taps;
   T* y;
+  bool adds;
   __device__ void operator()(int64_t i) const {
     cuda::Accumulator<T> sums[1][N];
     const T* const in[1] = {x};
     const Taps all[1] = {taps};
     maps.filter(in, all, static_cast<uint32_t>(i), sums);
-    cuda::store_values<N>(y + i * N, sums[0]);
+    store_or_add<N>(y + i * N, sums[0], adds);
   }
 };
 
@@ -176,6 +190,7 @@ struct EdgeGradientPack {
   MapPacks<N> maps;
   const A *to_x, *to_y;
   T* dx;
+  bool adds;
   __device__ void operator()(int64_t i) const {
     A g[2][N];
     const A* const in[2] = {to_x, to_y};
@@ -183,7 +198,7 @@ struct EdgeGradientPack {
     maps.filter(in, taps, static_cast<uint32_t>(i), g);
 #pragma unroll
     for (int n = 0; n < N; ++n) g[0][n] += g[1][n];
-    cuda::store_values<N>(dx + i * N, g[0]);
+    store_or_add<N>(dx + i * N, g[0], adds);
   }
 };
 
@@ -193,13 +208,14 @@ void check_size(const char* op, const Tensor& x) {
 #endif
 
 void filter_cuda([[maybe_unused]] const char* op, [[maybe_unused]] const Tensor& x, [[maybe_unused]] const Taps& taps,
-                 [[maybe_unused]] const Tensor& y) {
+                 [[maybe_unused]] const Tensor& y, [[maybe_unused]] bool adds) {
 #ifdef __CUDACC__
   check_size(op, x);
   if (x.numel() == 0) return;
   cuda::dispatch_floating(x.dtype(), op, [&]<class T>() {
     cuda::dispatch_pack<T>({{x.raw_data(), y.raw_data()}, {x.size(3)}}, [&]<int N>() {
-      cuda::for_each(x.device(), x.numel() / N, op, FilterPack<T, N>{MapPacks<N>(x), x.data<T>(), taps, y.data<T>()});
+      cuda::for_each(x.device(), x.numel() / N, op,
+                     FilterPack<T, N>{MapPacks<N>(x), x.data<T>(), taps, y.data<T>(), adds});
     });
   });
 #endif
@@ -221,12 +237,13 @@ void edge_magnitude_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] doub
 }
 
 void edge_magnitude_backward_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] const Tensor& m,
-                                  [[maybe_unused]] const Tensor& dy, [[maybe_unused]] const Tensor& dx) {
+                                  [[maybe_unused]] const Tensor& dy, [[maybe_unused]] const GradientSum& sum) {
 #ifdef __CUDACC__
   if (x.numel() == 0) return;
   cuda::dispatch_floating(x.dtype(), "edge_magnitude", [&]<class T>() {
     using A = cuda::Accumulator<T>;
     const Tensor to_x = empty(x.shape(), dtype_of<A>, x.device()), to_y = empty(x.shape(), dtype_of<A>, x.device());
+    const Tensor& dx = sum.tensor;
     const std::initializer_list<const void*> pointers{x.raw_data(), m.raw_data(), dy.raw_data(), dx.raw_data()};
     cuda::dispatch_pack<T>({pointers, {x.size(3)}}, [&]<int N>() {
       const MapPacks<N> maps(x);
@@ -234,17 +251,18 @@ void edge_magnitude_backward_cuda([[maybe_unused]] const Tensor& x, [[maybe_unus
           x.device(), x.numel() / N, "edge_magnitude_backward",
           EdgeSharesPack<T, N>{maps, x.data<T>(), m.data<T>(), dy.data<T>(), to_x.data<A>(), to_y.data<A>()});
       cuda::for_each(x.device(), x.numel() / N, "edge_magnitude_backward",
-                     EdgeGradientPack<T, N>{maps, to_x.data<A>(), to_y.data<A>(), dx.data<T>()});
+                     EdgeGradientPack<T, N>{maps, to_x.data<A>(), to_y.data<A>(), dx.data<T>(), sum.adds});
     });
   });
 #endif
 }
 
-Tensor filtered(const char* op, const Tensor& x, const Taps& taps) {
+/// On CUDA added to `sum` where that is defined.
+Tensor filtered(const char* op, const Tensor& x, const Taps& taps, const Tensor& sum = {}) {
   const Tensor in = detail::dense(x);
   if (x.is_cuda()) {
-    Tensor y = empty(x.shape(), x.dtype(), x.device());
-    filter_cuda(op, in, taps, y);
+    Tensor y = sum.defined() ? sum : empty(x.shape(), x.dtype(), x.device());
+    filter_cuda(op, in, taps, y, sum.defined());
     return y;
   }
   if (detail::needs_f32(x)) return detail::rounded_to(filtered(op, detail::in_f32(in), taps), x.dtype());
@@ -262,7 +280,9 @@ struct FilterNode final : Node {
   const char* op;
   Taps taps;
 
-  Tensors backward(const Tensors& dy) override { return {filtered(op, dy[0], turned(taps))}; }
+  Tensors backward(const Tensors& dy) override {
+    return {filtered(op, dy[0], turned(taps), dy[0].is_cuda() ? take_gradient_sum(*this, 0) : Tensor())};
+  }
 };
 
 Tensor filter(const char* op, const Tensor& x, const Taps& taps) {
@@ -315,12 +335,15 @@ struct EdgeMagnitudeNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     const Tensor g = detail::dense(dy[0]);
-    Tensor dx = empty(x->shape(), x->dtype(), x->device());
-    if (x->is_cuda()) edge_magnitude_backward_cuda(detail::dense(*x), *m, g, dx);
-    else
-      dispatch_floating(x->dtype(), "edge_magnitude", [&]<class T>() {
-        edge_magnitude_backward<T>(detail::dense(*x), m->data<T>(), g.data<T>(), dx.data<T>());
-      });
+    if (x->is_cuda()) {
+      const GradientSum dx(*this, 0, x->shape(), x->dtype(), x->device());
+      edge_magnitude_backward_cuda(detail::dense(*x), *m, g, dx);
+      return {dx.tensor};
+    }
+    const Tensor dx = empty(x->shape(), x->dtype(), cpu);
+    dispatch_floating(x->dtype(), "edge_magnitude", [&]<class T>() {
+      edge_magnitude_backward<T>(detail::dense(*x), m->data<T>(), g.data<T>(), dx.data<T>());
+    });
     return {dx};
   }
 };

@@ -44,7 +44,8 @@ struct Inputs {
   }
   Tensor forward(const AttentionOptions& options) const {
     if (!fused.defined()) return scaled_dot_product_attention(q, k, v, options);
-    return scaled_dot_product_attention(select(fused, 2, 0), select(fused, 2, 1), select(fused, 2, 2), options);
+    const Tensors parts = unstack(fused, 2);  // as the layers do
+    return scaled_dot_product_attention(parts[0], parts[1], parts[2], options);
   }
   void backward_again() const {
     backward(y, dy, {.retain_graph = true});

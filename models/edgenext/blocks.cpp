@@ -49,10 +49,9 @@ Tensor CrossCovarianceAttention::operator()(const Tensor& tokens) const {
   const OpScope scope("attention");
   const int64_t batch = tokens.size(0), length = tokens.size(1), channels = tokens.size(2);
   const Tensor qkv = reshape(qkv_(tokens), {batch, length, 3, heads_, channels / heads_});
-  const Tensor q = l2_normalize(select(qkv, 2, 0), 1);  // [B, L, heads, d]
-  const Tensor k = l2_normalize(select(qkv, 2, 1), 1);
-  const Tensor v = select(qkv, 2, 2);
-  const Tensor covariance = matmul(permute(q, {0, 2, 3, 1}), permute(k, {0, 2, 1, 3}));  // [B, heads, d, d]
+  const Tensors parts = unstack(qkv, 2);
+  const Tensor q = l2_normalize(parts[0], 1), k = l2_normalize(parts[1], 1), v = parts[2];  // [B, L, heads, d]
+  const Tensor covariance = matmul(permute(q, {0, 2, 3, 1}), permute(k, {0, 2, 1, 3}));     // [B, heads, d, d]
   const Tensor attention = softmax(covariance * temperature_, -1);
   const Tensor mixed = matmul(permute(v, {0, 2, 1, 3}), transpose(attention, 2, 3));  // [B, heads, L, d]
   return proj_(reshape(permute(mixed, {0, 2, 1, 3}), {batch, length, channels}));

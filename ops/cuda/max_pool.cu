@@ -99,6 +99,7 @@ struct MaxBackward {
   const T* dy;
   const int64_t* positions;
   T* dx;
+  bool adds;
   Windows w;
   FastDivide channels, width, height;
 
@@ -113,7 +114,7 @@ struct MaxBackward {
     const int x0 = right < w.kernel_w ? 0 : (right - w.kernel_w) / w.stride_w + 1;
     const int y1 = min(below / w.stride_h, w.out_height - 1), x1 = min(right / w.stride_w, w.out_width - 1);
     const int64_t own = int64_t{iy} * w.width + ix;
-    A sum = 0;
+    A sum = adds ? convert<A>(dx[i]) : A(0);
     for (int oy = y0; oy <= y1; ++oy) {
       for (int ox = x0; ox <= x1; ++ox) {
         const int64_t at = ((int64_t{image} * w.out_height + oy) * w.out_width + ox) * channels.divisor + c;
@@ -121,6 +122,24 @@ struct MaxBackward {
       }
     }
     dx[i] = convert<T>(sum);
+  }
+};
+
+/// One maximum of a map [pixels, channels] a thread: no other thread has its element of dx.
+template <class T>
+struct AddToGlobalMax {
+  const T* dy;
+  const int64_t* positions;
+  T* dx;
+  int64_t pixels;
+  FastDivide channels;
+
+  __device__ void operator()(int64_t i) const {
+    using A = Accumulator<T>;
+    const uint32_t image = channels.divide(static_cast<uint32_t>(i));
+    const int64_t c = i - int64_t{image} * channels.divisor;
+    T* const to = dx + (image * pixels + positions[i]) * channels.divisor + c;
+    *to = convert<T>(convert<A>(*to) + convert<A>(dy[i]));
   }
 };
 
@@ -163,15 +182,22 @@ void global_max_pool(const Tensor& x, const Tensor& y, const Tensor& positions) 
   });
 }
 
-void max_pool_backward(const Tensor& dy, const Tensor& positions, const Pool2dOptions& options, const Tensor& dx) {
+void max_pool_backward(const Tensor& dy, const Tensor& positions, const Pool2dOptions& options, const Tensor& dx,
+                       bool adds) {
   if (dx.numel() == 0) return;
   check_size(dx);
   const bool global = dy.dims() == 2;
   const int64_t oh = global ? 1 : dy.size(1), ow = global ? 1 : dy.size(2);
   cuda::dispatch_floating(dy.dtype(), "max_pool2d", [&]<class T>() {
+    if (global && adds) {
+      return for_each(dx.device(), dy.numel(), "max_pool2d_backward",
+                      AddToGlobalMax<T>{dy.data<T>(), positions.data<int64_t>(), dx.data<T>(), dx.size(1) * dx.size(2),
+                                        divide_by(dx.size(3))});
+    }
     for_each(dx.device(), dx.numel(), "max_pool2d_backward",
-             MaxBackward<T>{dy.data<T>(), positions.data<int64_t>(), dx.data<T>(), Windows(dx.shape(), oh, ow, options),
-                            divide_by(dx.size(3)), divide_by(dx.size(2)), divide_by(dx.size(1))});
+             MaxBackward<T>{dy.data<T>(), positions.data<int64_t>(), dx.data<T>(), adds,
+                            Windows(dx.shape(), oh, ow, options), divide_by(dx.size(3)), divide_by(dx.size(2)),
+                            divide_by(dx.size(1))});
   });
 }
 

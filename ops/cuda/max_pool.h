@@ -9,8 +9,9 @@ namespace camo::cuda {
 void max_pool(const Tensor& x, const Pool2dOptions& options, const Tensor& y, const Tensor& positions);
 /// x [N, H, W, C] -> y and positions [N, C].
 void global_max_pool(const Tensor& x, const Tensor& y, const Tensor& positions);
-/// dx[pixel] = sum of the dy whose window's maximum is that pixel, in a fixed order. For global pools the window is the
-/// map.
-void max_pool_backward(const Tensor& dy, const Tensor& positions, const Pool2dOptions& options, const Tensor& dx);
+/// dx[pixel] = (or, where `adds`, +=) sum of the dy whose window's maximum is that pixel, in a fixed order. For global
+/// pools the window is the map.
+void max_pool_backward(const Tensor& dy, const Tensor& positions, const Pool2dOptions& options, const Tensor& dx,
+                       bool adds);
 
 }  // namespace camo::cuda

@@ -101,8 +101,10 @@ __device__ void add_weighted(const T* from, Accumulator<T> weight, Accumulator<T
   for (int k = 0; k < V; ++k) sum[k] += weight * convert<Accumulator<T>>(pack.values[k]);
 }
 
+/// `to` = sum, or += sum.
 template <class T, class A, int V>
-__device__ void store(T* to, const A (&sum)[V]) {
+__device__ void store(T* to, A (&sum)[V], bool adds) {
+  if (adds) add_weighted<T, V>(to, A(1), sum);
   Pack<T, V> pack;
 #pragma unroll
   for (int k = 0; k < V; ++k) pack.values[k] = convert<T>(sum[k]);
@@ -115,6 +117,7 @@ struct MapBoth {
   using A = Accumulator<T>;
   const T* x;
   T* y;
+  bool adds;  // to y
   AxisTable<A> rows, columns;
   int height, width;  // of x
   FastDivide packs, out_width, out_height;
@@ -135,7 +138,7 @@ struct MapBoth {
 #pragma unroll
       for (int k = 0; k < V; ++k) sum[k] += rows.weight[r] * part[k];
     }
-    store<T, A, V>(y + i * V, sum);
+    store<T, A, V>(y + i * V, sum, adds);
   }
 };
 
@@ -145,6 +148,7 @@ struct MapOne {
   using A = Accumulator<In>;
   const In* x;
   Out* y;
+  bool adds;  // to y
   AxisTable<A> taps;
   int inputs;
   FastDivide inner, outputs;  // inner in packs
@@ -159,7 +163,7 @@ struct MapOne {
 #pragma unroll 4
     for (int k = taps.begin[output]; k < last; ++k)
       add_weighted<In, V>(from + taps.index[k] * step, taps.weight[k], sum);
-    store<Out, A, V>(y + i * V, sum);
+    store<Out, A, V>(y + i * V, sum, adds);
   }
 };
 
@@ -177,15 +181,15 @@ void with_pack(int64_t width, const void* a, const void* b, Fn&& fn) {
 FastDivide divide_by(int64_t n) { return FastDivide(static_cast<uint32_t>(n)); }
 
 template <class In, class Out>
-void map_one(const Tensor& x, const Tensor& y, const AxisTaps& taps, int64_t inner, const char* op) {
+void map_one(const Tensor& x, const Tensor& y, bool adds, const AxisTaps& taps, int64_t inner, const char* op) {
   using A = Accumulator<In>;
   Tensor keep;
   const AxisTable<A> table = table_cache().get<A>(taps, x.device(), keep);
   // Packs by the wider of the two types.
   with_pack<A>(inner, x.raw_data(), y.raw_data(), [&]<int V>() {
     for_each(x.device(), y.numel() / V, op,
-             MapOne<In, Out, V>{x.data<In>(), y.data<Out>(), table, static_cast<int>(taps.inputs), divide_by(inner / V),
-                                divide_by(taps.outputs())});
+             MapOne<In, Out, V>{x.data<In>(), y.data<Out>(), adds, table, static_cast<int>(taps.inputs),
+                                divide_by(inner / V), divide_by(taps.outputs())});
   });
 }
 
@@ -195,14 +199,15 @@ int64_t taps_per_output(const AxisTaps& taps) {
 }
 
 template <class T>
-void map_both(const Tensor& x, const Tensor& y, const AxisTaps& rows, const AxisTaps& columns, const char* op) {
+void map_both(const Tensor& x, const Tensor& y, bool adds, const AxisTaps& rows, const AxisTaps& columns,
+              const char* op) {
   using A = Accumulator<T>;
   const int64_t images = x.size(0), width = x.size(2), channels = x.size(3);
   // Large windows that shrink the map: first the rows, into a smaller map, then its columns.
   if (taps_per_output(rows) * taps_per_output(columns) > 16 && 2 * rows.outputs() <= rows.inputs) {
     const Tensor blended = empty({images, rows.outputs(), width, channels}, dtype_of<A>, x.device());
-    map_one<T, A>(x, blended, rows, width * channels, op);
-    map_one<A, T>(blended, y, columns, channels, op);
+    map_one<T, A>(x, blended, false, rows, width * channels, op);
+    map_one<A, T>(blended, y, adds, columns, channels, op);
     return;
   }
   Tensor keep_rows, keep_columns;
@@ -210,7 +215,7 @@ void map_both(const Tensor& x, const Tensor& y, const AxisTaps& rows, const Axis
   const AxisTable<A> column_table = table_cache().get<A>(columns, x.device(), keep_columns);
   with_pack<T>(channels, x.raw_data(), y.raw_data(), [&]<int V>() {
     for_each(x.device(), y.numel() / V, op,
-             MapBoth<T, V>{x.data<T>(), y.data<T>(), row_table, column_table, static_cast<int>(rows.inputs),
+             MapBoth<T, V>{x.data<T>(), y.data<T>(), adds, row_table, column_table, static_cast<int>(rows.inputs),
                            static_cast<int>(width), divide_by(channels / V), divide_by(columns.outputs()),
                            divide_by(rows.outputs())});
   });
@@ -218,13 +223,15 @@ void map_both(const Tensor& x, const Tensor& y, const AxisTaps& rows, const Axis
 
 }  // namespace
 
-Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op) {
-  const Tensor y = empty({x.size(0), rows.outputs(), columns.outputs(), x.size(3)}, x.dtype(), x.device());
+Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op,
+                     const Tensor& sum) {
+  const Shape shape{x.size(0), rows.outputs(), columns.outputs(), x.size(3)};
+  const Tensor y = sum.defined() ? sum : empty(shape, x.dtype(), x.device());
   constexpr int64_t kMost = int64_t{1} << 31;
   CAMO_CHECK(x.numel() < kMost && y.numel() < kMost, op, ": at most 2^31 elements on CUDA; got x ", x.shape(), ", y ",
              y.shape());
   cuda::dispatch_floating(x.dtype(), op, [&]<class T>() {
-    if (y.numel() > 0) map_both<T>(x, y, rows, columns, op);
+    if (y.numel() > 0) map_both<T>(x, y, sum.defined(), rows, columns, op);
   });
   return y;
 }

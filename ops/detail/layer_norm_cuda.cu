@@ -70,12 +70,12 @@ __global__ void __launch_bounds__(cuda::kBlock)
 
 /// A group of lanes a row: x and dy are read once for all three gradients. Each lane sums dweight and dbias of its
 /// columns over its rows; warps by shuffles and the block in the order of its warps write partial [blocks, 2, width].
-/// dx may be null. Dynamic shared memory: 2 * width sums.
+/// dx may be null, or added to. Dynamic shared memory: 2 * width sums.
 template <class T, class R, class Group>
 __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_backward_kernel(const T* x, int64_t x_stride, const R* dy, int64_t dy_stride, int64_t rows, int packs,
                                const cuda::Accumulator<T>* weight, const cuda::Accumulator<T>* means,
-                               const cuda::Accumulator<T>* rstds, T* dx, cuda::Accumulator<T>* partial) {
+                               const cuda::Accumulator<T>* rstds, T* dx, bool adds_dx, cuda::Accumulator<T>* partial) {
   using A = cuda::Accumulator<T>;
   constexpr int N = Group::N, P = Group::P, G = Group::G;
   extern __shared__ __align__(16) unsigned char s_memory[];
@@ -112,6 +112,12 @@ __global__ void __launch_bounds__(cuda::kBlock)
     for (int p = 0; p < P; ++p) {
 #pragma unroll
       for (int i = 0; i < N; ++i) g[p][i] = rstd * (g[p][i] - mean_g - n[p][i] * mean_gn);
+      const int pack = p * G + lane;
+      if (!adds_dx || pack >= row_packs) continue;
+      A before[N];
+      cuda::load_values<N>(dx + row * width + pack * N, before);
+#pragma unroll
+      for (int i = 0; i < N; ++i) g[p][i] += before[i];
     }
     Group::store(dx + row * width, row_packs, g);
   }
@@ -181,7 +187,8 @@ template <class T, class R>
 __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_backward_long_kernel(const T* x, int64_t x_stride, const R* dy, int64_t dy_stride, int64_t rows,
                                     int64_t width, const cuda::Accumulator<T>* weight,
-                                    const cuda::Accumulator<T>* means, const cuda::Accumulator<T>* rstds, T* dx) {
+                                    const cuda::Accumulator<T>* means, const cuda::Accumulator<T>* rstds, T* dx,
+                                    bool adds_dx) {
   using A = cuda::Accumulator<T>;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* in = x + row * x_stride;
@@ -197,7 +204,8 @@ __global__ void __launch_bounds__(cuda::kBlock)
     const A mean_gn = cuda::block_sum(sum_gn) / static_cast<A>(width);
     for (int64_t c = threadIdx.x; c < width; c += cuda::kBlock) {
       const A n = (convert<A>(in[c]) - mean) * rstd;
-      dx[row * width + c] = convert<T>(rstd * (convert<A>(g[c]) * weight[c] - mean_g - n * mean_gn));
+      const A before = adds_dx ? convert<A>(dx[row * width + c]) : A(0);
+      dx[row * width + c] = convert<T>(before + rstd * (convert<A>(g[c]) * weight[c] - mean_g - n * mean_gn));
     }
   }
 }
@@ -303,7 +311,8 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
         const int64_t blocks = std::min(most, (x.count + Group::kRowsPerBlock - 1) / Group::kRowsPerBlock);
         const Tensor partial = empty({blocks, 2 * width}, dtype_of<A>, device);
         layer_norm_backward_kernel<T, R, Group><<<static_cast<unsigned>(blocks), cuda::kBlock, shared, stream>>>(
-            in, x.stride, g, dy.stride, x.count, static_cast<int>(width / N), w, means, rstds, dx, partial.data<A>());
+            in, x.stride, g, dy.stride, x.count, static_cast<int>(width / N), w, means, rstds, dx, grads.adds_dx,
+            partial.data<A>());
         CAMO_LAUNCHED("layer_norm_backward");
         column_finish(device, 1, blocks, 2 * width, "layer_norm_backward",
                       BlockSums<A>{width, dweight.data(), dbias.data()},
@@ -314,7 +323,7 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   if (!done) {
     if (dx != nullptr) {
       layer_norm_backward_long_kernel<T, R><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
-          in, x.stride, g, dy.stride, x.count, width, w, means, rstds, dx);
+          in, x.stride, g, dy.stride, x.count, width, w, means, rstds, dx, grads.adds_dx);
       CAMO_LAUNCHED("layer_norm_backward");
     }
     cuda::dispatch_pack<T>({{in, g}, {width, x.stride, dy.stride}}, [&]<int N>() {
@@ -354,7 +363,7 @@ void layer_norm_backward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] c
                               [[maybe_unused]] const Tensor& rstd, [[maybe_unused]] const LayerNormGradients& grads) {
 #ifdef __CUDACC__
   if (x.count == 0 || x.width == 0) {
-    for (const Tensor& gradient : {grads.dx, grads.dweight, grads.dbias}) {
+    for (const Tensor& gradient : {grads.adds_dx ? Tensor() : grads.dx, grads.dweight, grads.dbias}) {
       if (gradient.defined()) fill(gradient, 0);
     }
     return;

@@ -9,9 +9,10 @@ namespace camo::detail {
 void layer_norm_forward_cuda(const Rows& x, const Tensor& weight, const Tensor& bias, double eps, const Tensor& y,
                              const Tensor& mean, const Tensor& rstd);
 
-/// dx [M, C], dweight and dbias [C], each filled unless undefined.
+/// dx [M, C], dweight and dbias [C], each filled unless undefined; dx added to where `adds_dx`.
 struct LayerNormGradients {
   Tensor dx, dweight, dbias;
+  bool adds_dx = false;
 };
 void layer_norm_backward_cuda(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor& mean,
                               const Tensor& rstd, const LayerNormGradients& grads);

@@ -182,10 +182,15 @@ void map_rows_and_columns(const T* x, T* y, int64_t images, int64_t channels, co
 
 }  // namespace
 
-Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op) {
+Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op,
+                     const Tensor& sum) {
 #ifdef CAMO_WITH_CUDA
-  if (x.is_cuda()) return cuda::separable_map(x, rows, columns, op);
+  if (x.is_cuda()) return cuda::separable_map(x, rows, columns, op, sum);
 #endif
+  if (sum.defined()) {
+    add_into(sum, separable_map(x, rows, columns, op));
+    return sum;
+  }
   if (needs_f32(x)) return rounded_to(separable_map(in_f32(x), rows, columns, op), x.dtype());
   const int64_t images = x.size(0), channels = x.size(3);
   Tensor y = empty({images, rows.outputs(), columns.outputs(), channels}, x.dtype(), cpu);

@@ -32,8 +32,9 @@ AxisTaps pool_taps(int64_t inputs, int64_t kernel, int64_t stride, int64_t paddi
 /// Means of the windows floor(i * inputs / outputs) .. ceil((i + 1) * inputs / outputs).
 AxisTaps adaptive_taps(int64_t inputs, int64_t outputs);
 
-/// x [N, H, W, C] (contiguous and floating) -> [N, rows.outputs(), columns.outputs(), C]. `op`
-/// names the caller in errors.
-Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op);
+/// x [N, H, W, C] (contiguous and floating) -> [N, rows.outputs(), columns.outputs(), C], added to `sum` where that is
+/// defined. `op` names the caller in errors.
+Tensor separable_map(const Tensor& x, const AxisTaps& rows, const AxisTaps& columns, const char* op,
+                     const Tensor& sum = {});
 
 }  // namespace camo::detail

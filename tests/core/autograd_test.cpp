@@ -1,5 +1,6 @@
 #include "core/autograd.h"
 
+#include "core/gradient_sum.h"
 #include "core/random.h"
 #include "tests/support/test_support.h"
 
@@ -100,6 +101,73 @@ TEST(Autograd, NodesWithSeveralOutputsMayMissSomeGradients) {
   EXPECT_EQ(grad_of(x), kOnes);
   backward(product(twin(x)[0], twin(x)[1]), ones2());
   EXPECT_EQ(grad_of(x), (std::vector<double>{5, 7}));
+}
+
+/// y = x[0] + x[1] + ..., whose gradients are added to sums where there are any.
+struct TotalNode final : Node {
+  TotalNode() : Node("total") {}
+  std::vector<bool> added;     // for each input
+  const Node* asks = nullptr;  // for the sums of another node
+  Tensors backward(const Tensors& dy) override {
+    Tensors dx;
+    for (size_t i = 0; i < edges().size(); ++i) {
+      const GradientSum sum(asks != nullptr ? *asks : *this, static_cast<int>(i), dy[0].shape(), f64, dy[0].device());
+      added.push_back(sum.adds);
+      if (sum.adds) add_into(sum.tensor, dy[0]);
+      else copy_into(sum.tensor, dy[0]);
+      dx.push_back(sum.tensor);
+    }
+    return dx;
+  }
+};
+
+std::pair<Tensor, TotalNode*> total(const Tensors& x) {
+  const Tensor y = clone(x[0]);
+  for (size_t i = 1; i < x.size(); ++i) add_into(y, x[i]);
+  return {y, record<TotalNode>(y, x)};
+}
+
+TEST(GradientSum, IsThereFromTheSecondGradientOn) {
+  const Tensor x = leaf({2, 3}), mid = product(x, x);
+  const auto [early, early_node] = total({mid});
+  const auto [late, late_node] = total({mid});
+  backward(product(early, late), ones2());  // mid^2 = x^4
+  EXPECT_EQ(grad_of(x), (std::vector<double>{32, 108}));
+  EXPECT_EQ(late_node->added, (std::vector<bool>{false}));
+  EXPECT_EQ(early_node->added, (std::vector<bool>{true}));
+  EXPECT_FALSE(take_gradient_sum(*early_node, 0).defined()) << "outside of backward";
+}
+
+TEST(GradientSum, OfOneTensorIsHandedOutOnce) {
+  const Tensor x = leaf({2, 3}), mid = product(x, x);
+  const auto [early, early_node] = total({mid, mid, x, x});
+  const auto [late, late_node] = total({mid});
+  const Tensor outputs[] = {early, late}, seeds[] = {ones2(), ones2()};
+  backward(product(x, ones2()), ones2());  // x has a gradient
+  backward(outputs, seeds);
+  EXPECT_EQ(early_node->added, (std::vector<bool>{true, false, true, false}));
+  EXPECT_EQ(grad_of(x), (std::vector<double>{1 + 2 + 3 * 2 * 2, 1 + 2 + 3 * 2 * 3}));
+}
+
+TEST(GradientSum, IsKeptWhereTheNodeDoesNotTakeIt) {
+  const Tensor x = leaf({2, 3}), mid = product(x, x);
+  const auto [early, early_node] = total({mid});
+  const auto [late, late_node] = total({mid});
+  early_node->asks = late_node;
+  const Tensor outputs[] = {early, late}, seeds[] = {ones2(), ones2()};
+  backward(outputs, seeds);
+  EXPECT_EQ(early_node->added, (std::vector<bool>{false}));
+  EXPECT_EQ(grad_of(x), (std::vector<double>{8, 12}));
+}
+
+TEST(GradientSum, IsNotHandedOutWhereOthersSeeItsMemory) {
+  const Tensor x = leaf({2, 3}), mid = product(x, x), seed = ones2();
+  const auto [y, node] = total({mid});
+  const Tensor outputs[] = {mid, y}, seeds[] = {seed, seed};
+  backward(outputs, seeds);
+  EXPECT_EQ(node->added, (std::vector<bool>{false}));
+  EXPECT_EQ(seed.to_vector<double>(), kOnes);
+  EXPECT_EQ(grad_of(x), (std::vector<double>{8, 12}));
 }
 
 TEST(Autograd, NothingIsRecordedWithoutNeed) {

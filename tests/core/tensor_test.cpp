@@ -55,6 +55,15 @@ TEST(Tensor, AddsIntoAView) {
   EXPECT_EQ(x.to_vector<float>(), (std::vector<float>{1, 3, 3, 1, 1, 3, 3, 1, 1, 3, 3, 1}));
 }
 
+TEST(Tensor, AddsSixteenBitIntoF32) {
+  for (const DType dtype : {bf16, f16}) {
+    const Tensor x = ones({2, 3}, f32);
+    add_into(make_view(x, {2, 2}, {3, 1}, 1), full({2, 2}, 0.5, dtype));
+    EXPECT_EQ(x.to_vector<float>(), (std::vector<float>{1, 1.5, 1.5, 1, 1.5, 1.5}));
+    EXPECT_ERROR(add_into(full({2, 3}, 0.5, dtype), x), "but for 16 bit added to f32");
+  }
+}
+
 TEST(Tensor, FillOfAViewLeavesTheRest) {
   const Tensor x = zeros({2, 3}, i64);
   fill(make_view(x, {2}, {3}, 1), 7);
