@@ -7,6 +7,7 @@
 #include <queue>
 #include <unordered_map>
 
+#include "core/additions.h"
 #include "core/op_observer.h"
 #include "core/open_sums.h"
 #include "core/saved_tensors.h"
@@ -202,6 +203,7 @@ class BackwardPass {
         }
       }
     }
+    leaf_additions_.finish();
   }
 
  private:
@@ -300,7 +302,7 @@ class BackwardPass {
     if (g.defined() && !g.same_as(leaf.grad())) {
       CAMO_ASSERT(g.shape() == leaf.shape() && g.dtype() == leaf.dtype());
       if (leaf.grad().defined()) {
-        add_into(leaf.grad(), g);
+        leaf_additions_.add(leaf.grad(), std::move(g));
       } else {
         leaf.set_grad(sole_owner(g) && g.is_contiguous() ? std::move(g) : clone(g));
       }
@@ -308,7 +310,7 @@ class BackwardPass {
     if (--leaf_uses_[leaf.impl()] == 0 && leaf.grad().defined()) run_hooks(leaf);
   }
 
-  static void run_hooks(const Tensor& leaf) {
+  void run_hooks(const Tensor& leaf) {
     HookTable& table = hook_table();
     std::vector<GradientHook> hooks;
     {
@@ -317,6 +319,7 @@ class BackwardPass {
         if (entry.leaf.lock() == leaf.impl_ptr()) hooks.push_back(entry.hook);
       }
     }
+    if (!hooks.empty()) leaf_additions_.finish();
     for (const GradientHook& hook : hooks) hook(leaf);
   }
 
@@ -324,6 +327,7 @@ class BackwardPass {
   std::unordered_map<Node*, Task> tasks_;
   std::unordered_map<TensorImpl*, int> leaf_uses_;
   std::vector<std::pair<Tensor, Tensor>> seeded_leaves_;
+  Additions leaf_additions_;  // those of parameters are many and small
   std::vector<std::shared_ptr<Node>> keep_alive_;
 };
 

@@ -82,6 +82,19 @@ TEST(Autograd, AccumulatesOverCalls) {
   EXPECT_EQ(grad_of(x), (std::vector<double>{2, 2}));
 }
 
+TEST(Autograd, AddsToManyLeavesAndTwiceToOne) {
+  Tensors leaves;
+  Tensor y = ones2();
+  for (int i = 0; i < 50; ++i) leaves.push_back(leaf({1, 1}));
+  int calls = 0;
+  const uint64_t hook = add_gradient_hook(leaves[7], [&](const Tensor& x) { EXPECT_EQ(grad_of(x)[0], 2 * (++calls)); });
+  for (const Tensor& x : leaves) y = product(product(y, x), x);
+  for (int i = 0; i < 3; ++i) backward(y, ones2(), {.retain_graph = true});
+  remove_gradient_hook(hook);
+  EXPECT_EQ(calls, 3);
+  for (const Tensor& x : leaves) EXPECT_EQ(grad_of(x), (std::vector<double>{6, 6}));
+}
+
 TEST(Autograd, LeavesNeverShareGradientMemory) {
   const Tensor x = leaf({1, 1}), y = leaf({1, 1});
   const Tensors both = twin(x);

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/additions.h"
 #include "core/parallel.h"
 #include "tests/support/test_support.h"
 
@@ -62,6 +63,37 @@ TEST(Tensor, AddsSixteenBitIntoF32) {
     EXPECT_EQ(x.to_vector<float>(), (std::vector<float>{1, 1.5, 1.5, 1, 1.5, 1.5}));
     EXPECT_ERROR(add_into(full({2, 3}, 0.5, dtype), x), "but for 16 bit added to f32");
   }
+}
+
+TEST(Tensor, AddsManyAtOnce) {
+  Tensors targets, sources, expected;
+  for (const DType dtype : {f32, bf16, f64, f16}) {
+    for (const int64_t size : {1, 0, 7, 4096, 20001}) {
+      targets.push_back(full({size}, 2, dtype));
+      sources.push_back(full({size}, 0.5 * static_cast<double>(expected.size()), dtype));
+      expected.push_back(full({size}, 2 + 0.5 * static_cast<double>(expected.size()), dtype));
+    }
+  }
+  targets.push_back(zeros({3}, f32, cpu));
+  sources.push_back(ones({3}, f32, cpu));
+  expected.push_back(ones({3}, f32, cpu));
+  const uint64_t version = targets[0].version();
+  Additions additions;
+  for (size_t i = 0; i < targets.size(); ++i) additions.add(targets[i], sources[i]);
+  additions.finish();
+  additions.finish();  // nothing is left
+  for (size_t i = 0; i < targets.size(); ++i) EXPECT_TRUE(test::bitwise_equal(targets[i], expected[i])) << i;
+  EXPECT_GT(targets[0].version(), version);
+}
+
+TEST(Tensor, AddsManyToOneInOrder) {
+  const Tensor x = full({3}, 1, f16);
+  Additions additions;
+  for (const double added : {2048.0, 1.0, -2048.0}) additions.add(x, full({3}, added, f16));  // 2049 is rounded to 2048
+  additions.finish();
+  EXPECT_EQ(x.to_vector<float>(), (std::vector<float>{0, 0, 0}));
+  additions.add(make_view(zeros({3, 2}, f32), {3}, {2}, 0), ones({3}, f32));  // strided: at once
+  EXPECT_ERROR(additions.add(x, ones({4}, f16)), "add_into: shapes");
 }
 
 TEST(Tensor, FillOfAViewLeavesTheRest) {

@@ -16,6 +16,8 @@ namespace camo::app {
 
 namespace {
 
+constexpr const char* kSums = "sums of gradients";
+
 /// "[16, 96, 96, 80] [80, 3, 3, 1]": the inputs that decide the work.
 std::string shapes_of(std::span<const Tensor> inputs) {
   std::string text;
@@ -77,7 +79,7 @@ void OpProfile::recorded(const Node& node, std::span<const Tensor> outputs, std:
   close_segment(forward);
 }
 
-void OpProfile::backward_begins(const Node&) { mark("sums of gradients"); }
+void OpProfile::backward_begins(const Node&) { mark(kSums); }
 
 void OpProfile::backward_ended(const Node& node) {
   const auto found = backward_rows_.find(node.sequence());
@@ -112,6 +114,9 @@ void OpProfile::read_device() {
       time.milliseconds += milliseconds;
     }
     intervals.push_back({activity.begin, activity.end});
+  }
+  for (OpTime& time : times_) {
+    if (time.op == kSums) time.calls = time.kernels;  // one might be before every backward; few are
   }
   for (auto& [name, kernel] : kernels) {
     kernel.name = name;
