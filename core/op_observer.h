@@ -17,7 +17,8 @@ class OpObserver {
   /// The backward of `node` is about to be computed, and was computed. Those of a checkpoint() nest.
   virtual void backward_begins(const Node& node) = 0;
   virtual void backward_ended(const Node& node) = 0;
-  /// The gradients of a node's inputs, before they go on; those of inputs that need none may be undefined.
+  /// The gradients of a node's inputs, before they go on, or the sums that the node added them to (gradient_sum.h);
+  /// those of inputs that need none may be undefined.
   virtual void differentiated(const Node& node, std::span<const Tensor> gradients);
 };
 
