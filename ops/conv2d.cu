@@ -14,6 +14,7 @@
 // kernels for depthwise problems and for few channels, cuDNN, and plain kernels for what it has no engine for; 16-bit
 // types sum in f32.
 #include "core/autograd.h"
+#include "core/gradient_sum.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"
 #include "ops/detail/autocast.h"
@@ -180,9 +181,14 @@ Tensor forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, cons
   return y;
 }
 
-Tensor backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight) {
+/// May add to the sum of `node`.
+Tensor backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight,
+                     [[maybe_unused]] const Node* node = nullptr) {
 #ifdef CAMO_WITH_CUDA
-  if (dy.is_cuda()) return cuda::conv_backward_data(p, dy, weight);
+  if (dy.is_cuda()) {
+    const bool adds = node != nullptr && cuda::adds_to_dx(p, dy);
+    return cuda::conv_backward_data(p, dy, weight, adds ? take_gradient_sum(*node, 0) : Tensor());
+  }
 #endif
   const Method method = choose_method(p, dy.dtype(), Pass::backward_data);
   if (detail::needs_f32(dy) && method != Method::onednn) {
@@ -262,7 +268,7 @@ struct Conv2dNode final : Node {
     const Tensor dy = contiguous(dy_in[0]);
     const bool with_bias = edges().size() > 2 && needs(2);
     Tensors gradients(edges().size());
-    if (needs(0)) gradients[0] = backward_data(problem, dy, *weight);
+    if (needs(0)) gradients[0] = backward_data(problem, dy, *weight, this);
     if (needs(1)) {
       WeightGradients both = backward_weight(problem, *x, dy, with_bias);
       gradients[1] = both.weight;

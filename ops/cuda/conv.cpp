@@ -80,9 +80,13 @@ Tensor conv_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight,
   return y;
 }
 
-Tensor conv_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight) {
-  const Tensor dx = empty({p.n, p.h, p.w, p.c}, dy.dtype(), dy.device());
-  if (uses_depthwise(p) && has_depthwise_tiles(p, dy, dx)) depthwise_tile_backward_data(p, dy, weight, dx);
+bool adds_to_dx(const ConvProblem& p, const Tensor& dy) { return uses_depthwise(p) && has_depthwise_tiles(p, dy, dy); }
+
+Tensor conv_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight, const Tensor& sum) {
+  const bool adds = sum.defined();
+  CAMO_ASSERT(!adds || adds_to_dx(p, dy));
+  const Tensor dx = adds ? sum : empty({p.n, p.h, p.w, p.c}, dy.dtype(), dy.device());
+  if (uses_depthwise(p) && has_depthwise_tiles(p, dy, dx)) depthwise_tile_backward_data(p, dy, weight, dx, adds);
   else if (uses_depthwise(p)) depthwise_backward_data(p, dy, weight, dx);
   else if (uses_narrow(p, dy)) narrow_backward_data(p, dy, weight, dx);
   else if (!uses_cudnn(p) || !run_cudnn(ConvPass::backward_data, p, dx, weight, {}, dy))

@@ -8,7 +8,10 @@ namespace camo::cuda {
 
 // Contiguous tensors on one device. `bias` may be undefined.
 Tensor conv_forward(const detail::ConvProblem& problem, const Tensor& x, const Tensor& weight, const Tensor& bias);
-Tensor conv_backward_data(const detail::ConvProblem& problem, const Tensor& dy, const Tensor& weight);
+/// dx, added to `sum` where that is defined, laid out as a new tensor: where adds_to_dx().
+Tensor conv_backward_data(const detail::ConvProblem& problem, const Tensor& dy, const Tensor& weight,
+                          const Tensor& sum);
+bool adds_to_dx(const detail::ConvProblem& problem, const Tensor& dy);
 
 struct ConvWeightGradients {
   Tensor weight, bias;

@@ -50,13 +50,13 @@ unsigned channel_tiles(const ConvProblem& p) {
 }
 
 void convolve(const ConvProblem& p, const Tensor& in, const Tensor& weight, const Tensor& bias, const Tensor& out,
-              bool turned) {
+              bool turned, bool adds) {
   dispatch(p, in.dtype(), out.size(2), [&]<class S>() {
     using T = typename S::T;
     const DepthwiseTiles s = sizes<S>(p, turned);
     constexpr int64_t kBytes = S::kTaps * kTileChannels * sizeof(float) + S::kInElements * sizeof(T);
     cudaStream_t stream = use(in.device());
-    const auto kernel = depthwise_tile_kernel<S>;
+    const auto kernel = adds ? depthwise_tile_kernel<S, true> : depthwise_tile_kernel<S, false>;
     allow_shared_memory(kernel, kBytes);
     kernel<<<dim3(static_cast<unsigned>(s.tiles), channel_tiles(p)), S::kThreads, kBytes, stream>>>(
         s, turned, in.data<T>(), weight.data<T>(), bias.defined() ? bias.data<T>() : nullptr, out.data<T>());
@@ -89,11 +89,12 @@ bool has_depthwise_tiles(const ConvProblem& p, const Tensor& in, const Tensor& o
 
 void depthwise_tile_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias,
                             const Tensor& y) {
-  convolve(p, x, weight, bias, y, false);
+  convolve(p, x, weight, bias, y, false, false);
 }
 
-void depthwise_tile_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight, const Tensor& dx) {
-  convolve(p, dy, weight, {}, dx, true);
+void depthwise_tile_backward_data(const ConvProblem& p, const Tensor& dy, const Tensor& weight, const Tensor& dx,
+                                  bool adds) {
+  convolve(p, dy, weight, {}, dx, true, adds);
 }
 
 void depthwise_tile_backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy, const Tensor& dweight,

@@ -66,8 +66,8 @@ __device__ void depthwise_row(const T* from, float (&values)[kCount][2]) {
   }
 }
 
-/// Grid: (tile, 32 channels).
-template <class S>
+/// Grid: (tile, 32 channels). With kAdds `out` is added to: read while the tile is on its way.
+template <class S, bool kAdds>
 __global__ void __launch_bounds__(S::kThreads, 16 / S::kGroups)
     depthwise_tile_kernel(DepthwiseTiles s, bool turned, const typename S::T* __restrict__ in,
                           const typename S::T* __restrict__ weight, const typename S::T* __restrict__ bias,
@@ -96,6 +96,10 @@ __global__ void __launch_bounds__(S::kThreads, 16 / S::kGroups)
     start[0] = convert<float>(bias[channel]);
     start[1] = convert<float>(bias[channel + 1]);
   }
+  const int first_row = top + group * S::kRows, first_column = left + warp * kTileColumns;
+  const auto row_of_out = [&](int r) {
+    return out + ((int64_t{image} * s.out_h + first_row + r) * s.out_w + first_column) * s.channels + channel;
+  };
   float sums[S::kRows][kTileColumns][2];
 #pragma unroll
   for (int r = 0; r < S::kRows; ++r) {
@@ -103,6 +107,10 @@ __global__ void __launch_bounds__(S::kThreads, 16 / S::kGroups)
     for (int t = 0; t < kTileColumns; ++t) {
       sums[r][t][0] = start[0];
       sums[r][t][1] = start[1];
+      if (!kAdds || !there || first_row + r >= s.out_h || first_column + t >= s.out_w) continue;
+      const auto before = *reinterpret_cast<const Pack<T, 2>*>(row_of_out(r) + t * s.channels);
+      sums[r][t][0] += convert<float>(before.values[0]);
+      sums[r][t][1] += convert<float>(before.values[1]);
     }
   }
   flash::wait_for_copies();
@@ -130,11 +138,10 @@ __global__ void __launch_bounds__(S::kThreads, 16 / S::kGroups)
     }
   }
   if (!there) return;
-  const int first_row = top + group * S::kRows, first_column = left + warp * kTileColumns;
 #pragma unroll
   for (int r = 0; r < S::kRows; ++r) {
     if (first_row + r >= s.out_h) continue;
-    T* to = out + ((int64_t{image} * s.out_h + first_row + r) * s.out_w + first_column) * s.channels + channel;
+    T* to = row_of_out(r);
 #pragma unroll
     for (int t = 0; t < kTileColumns; ++t) {
       if (first_column + t >= s.out_w) continue;
