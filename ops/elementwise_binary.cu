@@ -196,17 +196,13 @@ struct MulNode final : Node {
   Saved a{this, "a"}, b{this, "b"};
 
   Tensors backward(const Tensors& dy) override {
-    Tensor da, db;
-    if (needs(0)) da = product(dy[0], *b, 0, a_shape);
-    if (needs(1)) db = product(dy[0], *a, 1, b_shape);
-    return {da, db};
+    return {needs(0) ? product(dy[0], *b, 0, a_shape) : Tensor(), needs(1) ? product(dy[0], *a, 1, b_shape) : Tensor()};
   }
 
  private:
   /// dy times the other operand, the gradient of input i.
   Tensor product(const Tensor& dy, const Tensor& other, int i, const Shape& shape) const {
-    const bool in_place = dy.is_cuda() && dy.shape() == shape;
-    const Tensor sum = in_place ? take_gradient_sum(*this, i) : Tensor();
+    const Tensor sum = dy.is_cuda() && dy.shape() == shape ? take_gradient_sum(*this, i) : Tensor();
     if (!sum.defined()) return detail::sum_product_to(dy, other, shape);
     add_product_cuda(sum, dy, other);
     return sum;
