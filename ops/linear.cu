@@ -2,7 +2,7 @@
 //
 // dx = dy W,  dW = dy^T x,  db = sum over rows of dy. Keeps x and W. Accumulates in the dtype of x (products) and in
 // double across blocks of rows (db); products of 16-bit operands in f32. There the bias is added inside the
-// product where cuBLASLt can.
+// product where cuBLASLt can. One output alone has kernels of its own (linear_one.cu).
 #include "core/autograd.h"
 #include "core/gradient_sum.h"
 #include "ops/detail/autocast.h"
@@ -10,6 +10,7 @@
 #include "ops/detail/gemm_cuda.h"
 #include "ops/detail/in_f32.h"
 #include "ops/detail/linear.h"
+#include "ops/detail/linear_one.h"
 #include "ops/detail/rows.h"
 #include "ops/detail/same_device.h"
 #include "ops/matmul.h"
@@ -107,6 +108,9 @@ void linear_forward_cuda([[maybe_unused]] const Rows& x, [[maybe_unused]] const 
                          [[maybe_unused]] const Tensor& bias, [[maybe_unused]] const Tensor& y) {
 #ifdef __CUDACC__
   CAMO_CHECK(is_floating(y.dtype()), "linear: computes in floating dtypes; got ", y.dtype());
+  if (weight.count == 1 && detail::has_linear_one(x, weight.x, detail::kLinearOneForward)) {
+    return detail::linear_one_cuda(x, weight.x, bias, y);
+  }
   detail::CudaGemm gemm = cuda_product(y, x.count, x.width, weight.count);
   gemm.a = cuda_matrix(x);
   gemm.b = cuda_matrix(weight, true);
@@ -164,6 +168,14 @@ struct LinearNode final : Node {
     Tensors grads(3);
     const Rows g = detail::as_rows(dy[0]);
     if (dy[0].is_cuda()) {
+      const Rows in = detail::as_rows(*x);
+      if (g.width == 1 && needs(1) && detail::has_linear_one(in, *weight, detail::kLinearOneBackward)) {
+        if (needs(0)) grads[0] = empty(x->shape(), x->dtype(), x->device());
+        grads[1] = empty(weight->shape(), parameters, x->device());
+        if (needs(2)) grads[2] = empty({1}, parameters, x->device());
+        detail::linear_one_backward_cuda(g, in, *weight, grads[0], grads[1], grads[2]);
+        return grads;
+      }
       if (needs(0)) {
         const GradientSum dx(*this, 0, x->shape(), x->dtype(), x->device());
         product_dx_cuda(dx, g, detail::as_rows(*weight));
@@ -171,7 +183,7 @@ struct LinearNode final : Node {
       }
       if (needs(1)) {
         const GradientSum dweight(*this, 1, weight->shape(), parameters, x->device());
-        product_dweight_cuda(dweight, g, detail::as_rows(*x));
+        product_dweight_cuda(dweight, g, in);
         grads[1] = dweight.tensor;
       }
       if (needs(2)) {

@@ -78,7 +78,9 @@ double sum_factor(DType dtype) { return dtype == f32 ? 60 : 6; }
 
 TEST_F(CudaMath, Linear) {
   const Function fn = [](const Tensors& in) { return linear(in[0], in[1], in[2]); };
-  const int64_t sizes[][3] = {{1, 1, 1}, {33, 73, 10}, {500, 288, 146}, {3000, 80, 320}, {5, 20, 1}};
+  const int64_t sizes[][3] = {
+      {1, 1, 1},      {33, 73, 10}, {500, 288, 146}, {3000, 80, 320}, {5, 20, 1},
+      {70001, 32, 1}, {999, 80, 1}, {64, 512, 1},    {33, 520, 1}};  // one output: its own kernels
   for (const auto& [rows, in, out] : sizes) {
     SCOPED_TRACE(concat_text(rows, " x ", in, " -> ", out));
     const Tensors inputs{uniform({rows, in}, f32), uniform({out, in}, f32), uniform({out}, f32)};
@@ -86,6 +88,13 @@ TEST_F(CudaMath, Linear) {
       expect_agrees(fn, inputs, dtype, sum_factor(dtype));
       expect_agrees(fn, inputs, dtype, sum_factor(dtype), true);
     }
+  }
+}
+
+TEST_F(CudaMath, LinearWithOneOutputOfRowsWithGaps) {
+  const Function fn = [](const Tensors& in) { return linear(slice(in[0], 1, 8, 40), in[1]); };
+  for (const DType dtype : kTypes) {
+    expect_agrees(fn, {uniform({1000, 48}, f32), uniform({1, 32}, f32)}, dtype, sum_factor(dtype));
   }
 }
 
