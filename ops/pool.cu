@@ -17,6 +17,7 @@
 #include "ops/detail/in_f32.h"
 #include "ops/detail/separable.h"
 #include "ops/pool.h"
+#include "ops/reduce.h"
 #include "ops/shape_ops.h"
 #ifdef CAMO_WITH_CUDA
 #include "ops/cuda/max_pool.h"
@@ -62,7 +63,9 @@ struct MeanPoolNode final : Node {
   detail::AxisTaps rows, columns;
 
   Tensors backward(const Tensors& dy) override {
-    return {detail::separable_map(contiguous(dy[0]), rows.transposed(), columns.transposed(), name().c_str(),
+    const Tensor& g = dy[0];
+    const Tensor maps = g.dims() == 4 ? contiguous(g) : reshape(contiguous(g), {g.size(0), 1, 1, g.size(1)});
+    return {detail::separable_map(maps, rows.transposed(), columns.transposed(), name().c_str(),
                                   take_gradient_sum(*this, 0))};
   }
 };
@@ -125,6 +128,18 @@ struct GlobalAvgPool2dNode final : Node {
     return {dx};
   }
 };
+
+/// Forward in one pass over the map; the gradient as of a mean pool with one window.
+Tensor global_mean_on_device(const Tensor& x) {
+  Tensor y;
+  {
+    const NoGrad no_grad;
+    y = mean(x, {1, 2});
+  }
+  record<MeanPoolNode>(y, {x}, "global_avg_pool2d", detail::adaptive_taps(x.size(1), 1),
+                       detail::adaptive_taps(x.size(2), 1));
+  return y;
+}
 
 // ---- maxima ----
 
@@ -285,11 +300,7 @@ Tensor max_pool2d(const Tensor& x, const Pool2dOptions& options) {
 
 Tensor global_avg_pool2d(const Tensor& x) {
   check_not_empty(x, "global_avg_pool2d");
-  if (x.is_cuda()) {
-    return reshape(
-        mean_pool("global_avg_pool2d", x, detail::adaptive_taps(x.size(1), 1), detail::adaptive_taps(x.size(2), 1)),
-        {x.size(0), x.size(3)});
-  }
+  if (x.is_cuda()) return global_mean_on_device(x);
   if (detail::needs_f32(x)) {
     return detail::in_f32({x}, x.dtype(), [](const Tensors& in) { return global_avg_pool2d(in[0]); });
   }
