@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(cuda::kBlock)
 
 /// A group of lanes a row: x and dy are read once for all three gradients. Each lane sums dweight and dbias of its
 /// columns over its rows; warps by shuffles and the block in the order of its warps write partial [blocks, 2, width].
-/// dx may be null, or added to. Dynamic shared memory: 2 * width sums.
+/// dx may be null, or added to. Dynamic shared memory: [warps][width] sums, neighbours in a row from neighbouring
+/// lanes, not from one.
 template <class T, class R, class Group>
 __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_backward_kernel(const T* x, int64_t x_stride, const R* dy, int64_t dy_stride, int64_t rows, int packs,
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
   using A = cuda::Accumulator<T>;
   constexpr int N = Group::N, P = Group::P, G = Group::G;
   extern __shared__ __align__(16) unsigned char s_memory[];
-  A* s_sums = reinterpret_cast<A*>(s_memory);  // [2, width]
+  A* s_sums = reinterpret_cast<A*>(s_memory);  // [warps, N, packs]
   const int width = packs * N, lane = Group::lane();
   A dweight[P][N] = {}, dbias[P][N] = {};
   for (int64_t first = Group::first_row(); first < rows; first += Group::row_step()) {
@@ -133,23 +134,29 @@ __global__ void __launch_bounds__(cuda::kBlock)
       }
     }
   }
-  for (int warp = 0; warp < cuda::kBlock / cuda::kWarp; ++warp) {
-    if (threadIdx.x / cuda::kWarp == warp && Group::row_in_warp() == 0) {
+  constexpr int kWarps = cuda::kBlock / cuda::kWarp;
+#pragma unroll
+  for (int which = 0; which < 2; ++which) {
+    __syncthreads();
+    if (Group::row_in_warp() == 0) {
+      A* own = s_sums + static_cast<int>(threadIdx.x) / cuda::kWarp * width;
 #pragma unroll
       for (int p = 0; p < P; ++p) {
         const int pack = p * G + lane;
         if (pack >= packs) continue;
 #pragma unroll
-        for (int i = 0; i < N; ++i) {
-          const int column = pack * N + i;
-          s_sums[column] = dweight[p][i] + (warp == 0 ? A(0) : s_sums[column]);
-          s_sums[width + column] = dbias[p][i] + (warp == 0 ? A(0) : s_sums[width + column]);
-        }
+        for (int i = 0; i < N; ++i) own[i * packs + pack] = which == 0 ? dweight[p][i] : dbias[p][i];
       }
     }
     __syncthreads();
+    for (int c = threadIdx.x; c < width; c += cuda::kBlock) {
+      const A* from = s_sums + c % N * packs + c / N;
+      A sum = 0;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) sum += from[warp * width];
+      partial[(int64_t{blockIdx.x} * 2 + which) * width + c] = sum;
+    }
   }
-  for (int i = threadIdx.x; i < 2 * width; i += cuda::kBlock) partial[int64_t{blockIdx.x} * 2 * width + i] = s_sums[i];
 }
 
 // --- rows of any length ---
@@ -303,7 +310,7 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
     cuda::dispatch_pack<T>({{in, g, dx}, {width, x.stride, dy.stride}}, [&]<int N>() {
       done = dispatch_row_group<T, N, kBackwardLimit>(width / N, [&]<class Group>() {
         // As many blocks as stay on the device: each leaves a row of sums.
-        const auto shared = static_cast<size_t>(2 * width) * sizeof(A);
+        const auto shared = static_cast<size_t>(cuda::kBlock / cuda::kWarp * width) * sizeof(A);
         int resident = 0;
         CAMO_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, layer_norm_backward_kernel<T, R, Group>,
                                                                 cuda::kBlock, shared));
