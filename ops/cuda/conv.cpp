@@ -7,8 +7,8 @@
 #include "ops/cuda/conv_direct.h"
 #include "ops/cuda/conv_narrow.h"
 #include "ops/cuda/cudnn_conv.h"
+#include "ops/detail/column_sum.h"
 #include "ops/math_mode.h"
-#include "ops/reduce.h"
 #include "ops/shape_ops.h"
 
 namespace camo::cuda {
@@ -110,7 +110,10 @@ ConvWeightGradients conv_backward_weight(const ConvProblem& p, const Tensor& x, 
     depthwise_backward_weight(p, x, dy, result.weight, result.bias);
     return result;
   }
-  if (with_bias) result.bias = sum(dy, {0, 1, 2});
+  if (with_bias) {
+    result.bias = empty({p.o}, x.dtype() == f64 ? f64 : f32, x.device());
+    detail::column_sum_cuda(result.bias, dy);
+  }
   if (!uses_cudnn(p) || !cudnn_conv(ConvPass::backward_weight, p, x, result.weight, {}, dy))
     direct_backward_weight(p, x, dy, result.weight);
   return result;

@@ -82,11 +82,19 @@ __global__ void __launch_bounds__(S::kThreads, 16 / S::kGroups)
   const int left = tile % s.tiles_x * S::kWidth;
   depthwise_load<S::kInHeight, S::kInWidth, S::kRowPitch, S::kThreads>(s_in, in, s.in_h, s.in_w, s.channels, image,
                                                                        top - s.pad_h, left - s.pad_w, first_channel);
-  for (int i = threadIdx.x; i < S::kTaps * kTileChannels; i += S::kThreads) {  // weight: [channel][tap]
-    const int c = i / S::kTaps, tap = i % S::kTaps;
-    const float value =
-        first_channel + c < s.channels ? convert<float>(weight[(first_channel + c) * S::kTaps + tap]) : 0;
-    s_taps[(turned ? S::kTaps - 1 - tap : tap) * kTileChannels + c] = value;
+  // weight: [channel][tap]. All loads before the first store, so that they wait together.
+  constexpr int kLoads = (S::kTaps * kTileChannels + S::kThreads - 1) / S::kThreads;
+  const int there_taps = min(kTileChannels, s.channels - first_channel) * S::kTaps;
+  float values[kLoads];
+#pragma unroll
+  for (int k = 0; k < kLoads; ++k) {
+    const int i = static_cast<int>(threadIdx.x) + k * S::kThreads;
+    values[k] = i < there_taps ? convert<float>(weight[first_channel * S::kTaps + i]) : 0;
+  }
+#pragma unroll
+  for (int k = 0; k < kLoads; ++k) {
+    const int i = static_cast<int>(threadIdx.x) + k * S::kThreads, c = i / S::kTaps, tap = i % S::kTaps;
+    if (c < kTileChannels) s_taps[(turned ? S::kTaps - 1 - tap : tap) * kTileChannels + c] = values[k];
   }
   const int warp = threadIdx.x / kWarp, pair = threadIdx.x % kTilePairs, group = threadIdx.x / kTilePairs % 2;
   const int channel = first_channel + 2 * pair;
