@@ -159,7 +159,9 @@ GradcheckResult compare_with_differences(const std::function<Tensors()>& run, co
   for (size_t k = 0; k < checked.size(); ++k) {
     const Tensor& leaf = checked[k].leaf;
     const std::vector<double> values = leaf.to_vector<double>();
-    for (int64_t i = 0; i < leaf.numel(); ++i) {
+    const int64_t moved = options.elements > 0 ? std::min(options.elements, leaf.numel()) : leaf.numel();
+    for (int64_t m = 0; m < moved; ++m) {
+      const int64_t i = m * leaf.numel() / moved;
       const Perturbation element(leaf, i, values[static_cast<size_t>(i)]);
       const double upper = element.value() + options.step, lower = element.value() - options.step;
       element.set(upper);
@@ -188,6 +190,7 @@ GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Che
   CAMO_CHECK(options.relative_tolerance > 0 && options.step > 0,
              "gradcheck: relative_tolerance and step must be positive; got ", options.relative_tolerance, ", ",
              options.step);
+  CAMO_CHECK(options.elements >= 0, "gradcheck: elements must be positive, or 0 for all; got ", options.elements);
   check_inputs(checked);
 
   const EnableGrad recording;

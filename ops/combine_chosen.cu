@@ -47,31 +47,17 @@ struct PartTable {
   int64_t count, rows;  // parts, and rows of each
 };
 
-/// grid.y: images; blocks and threads along x share an image.
+/// grid.y: images.
 template <class T, int N>
 __global__ void __launch_bounds__(cuda::kBlock)
     combine_chosen_kernel(const __grid_constant__ PartTable<T> table, const int64_t* indices, const int64_t* rows,
                           const T* weights, T* y, int slots, int64_t length, cuda::IndexFault* fault) {
-  using A = cuda::Accumulator<T>;
-  using Pack = cuda::Pack<T, N>;
   const int64_t first = int64_t{blockIdx.y} * slots;
-  Pack* const out = reinterpret_cast<Pack*>(y + blockIdx.y * length);
-  const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < length / N; i += step) {
-    A sum[N] = {};
-    for (int s = 0; s < slots; ++s) {
-      const int64_t part = cuda::checked_index(indices[first + s], table.count, "combine_chosen", fault);
-      const int64_t at = cuda::checked_index(rows[first + s], table.rows, "combine_chosen", fault);
-      const A factor = convert<A>(weights[first + s]);
-      const Pack pack = reinterpret_cast<const Pack*>(table.parts[part] + at * length)[i];
-#pragma unroll
-      for (int k = 0; k < N; ++k) sum[k] += factor * convert<A>(pack.values[k]);
-    }
-    Pack result;
-#pragma unroll
-    for (int k = 0; k < N; ++k) result.values[k] = convert<T>(sum[k]);
-    out[i] = result;
-  }
+  detail::sum_slots<T, N>(slots, weights + first, y + blockIdx.y * length, length, [&](int s) {
+    const int64_t part = cuda::checked_index(indices[first + s], table.count, "combine_chosen", fault);
+    const int64_t at = cuda::checked_index(rows[first + s], table.rows, "combine_chosen", fault);
+    return table.parts[part] + at * length;
+  });
 }
 
 template <class T>

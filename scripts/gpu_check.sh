@@ -42,6 +42,7 @@ started=()
 start() {
   local name=$1 limit=$2
   shift 2
+  while (($(jobs -rp | wc -l) >= 2 * cores)); do wait -n; done
   ((limit > $(left))) && limit=$(left)
   if ((limit < 5)); then
     row "$name" "left out: the time is up"
@@ -104,20 +105,25 @@ golden() {
   finish
 }
 
-# Without TF32: initcheck does not see what the TF32 and 16-bit kernels of NVIDIA's libraries store through the tensor memory
-# accelerator and reports every read of it, and racecheck finds hazards inside such kernels of cuDNN. memcheck does not look for
-# leaks: streams, handles, plans and cached memory live as long as the process. CudaMemory.* count live bytes instead.
+# memcheck does not look for leaks: streams, handles, plans and cached memory live as long as the process; CudaMemory.* count
+# live bytes instead. racecheck looks at kernels of camo alone: it finds hazards inside those of cuDNN. Of gradient checks one
+# element of each tensor is moved: the launches are the same for all.
 sanitizer() {
-  local tool filter= options
+  local tool mode filter options small=(--device cuda --backbone edgenext_xx_small --img-size 64 --batch-size 2)
   for tool in memcheck initcheck racecheck; do
     options=(--tool "$tool" --error-exitcode 9)
-    start "$tool.step" 240 compute-sanitizer "${options[@]}" "$camoxpert" bench train-step --device cuda --no-tf32 \
-      --backbone edgenext_xx_small --img-size 64 --batch-size 2 --warmup 0 --steps 1
-    shards ops $((cores / 2)) 240 "$tool.ops" compute-sanitizer "${options[@]}"
+    [[ $tool == racecheck ]] && options+=(--kernel-name kernel_substring=camo)
+    for mode in 'f32 --no-tf32' 'tf32 --tf32' 'bf16 --amp bf16' 'f16 --amp fp16'; do
+      start "$tool.step.${mode%% *}" 300 compute-sanitizer "${options[@]}" "$camoxpert" bench train-step "${small[@]}" ${mode#* } \
+        --no-group-plans --warmup 0 --steps 1
+    done
+    start "$tool.graph" 300 compute-sanitizer "${options[@]}" "$camoxpert" bench infer "${small[@]}" --amp bf16 --cuda-graphs on \
+      --warmup 3 --steps 1
+    filter= shards ops 4 300 "$tool.ops" compute-sanitizer "${options[@]}"
+    filter='*GradientCases*' shards nn 4 300 "$tool.gradients" env CAMO_GRADCHECK_ELEMENTS=1 compute-sanitizer "${options[@]}"
   done
-  filter='FlashMemory.SmallCalls'
   for tool in memcheck initcheck racecheck synccheck; do
-    shards attention 1 150 "$tool.attention" compute-sanitizer --tool "$tool" --error-exitcode 9
+    filter='FlashMemory.SmallCalls' shards attention 1 150 "$tool.attention" compute-sanitizer --tool "$tool" --error-exitcode 9
   done
   finish
 }

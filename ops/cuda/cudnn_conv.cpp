@@ -8,6 +8,7 @@
 #include <string_view>
 #include <unordered_map>
 
+#include "core/cuda/sanitizer.h"
 #include "ops/cuda/cudnn_graph.h"
 #include "ops/math_mode.h"
 
@@ -381,6 +382,8 @@ bool cudnn_conv(ConvPass pass, const ConvProblem& problem, const Tensor& x_in, c
     return false;
   }
   execute(*entry->plan, at, device);
+  const Tensor& written = pass == ConvPass::forward ? y : pass == ConvPass::backward_data ? x : weight;
+  mark_written(use(device), written.raw_data(), static_cast<size_t>(written.numel() * size_in_bytes(written.dtype())));
   return true;
 } catch (const Error& error) {
   throw error.with_context(describe(pass, problem, x_in.dtype()));

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "core/cuda/cublas.h"
+#include "core/cuda/sanitizer.h"
 #include "core/tensor.h"
 #include "ops/math_mode.h"
 
@@ -252,6 +253,12 @@ bool gemm_cuda(const CudaGemm& request) {
       return false;
     }
     cuda::check(status, "cublasLtMatmul", __FILE__, __LINE__);
+    const auto size = static_cast<size_t>(size_in_bytes(gemm.out));
+    for (int64_t k = 0; k < gemm.inner; ++k) {
+      cuda::mark_written(stream, static_cast<char*>(c) + k * gemm.c.inner_stride * size_in_bytes(gemm.out),
+                         static_cast<size_t>(gemm.cols) * size, static_cast<size_t>(gemm.rows),
+                         static_cast<size_t>(gemm.c.ld) * size);
+    }
   }
   return true;
 }

@@ -86,21 +86,20 @@ struct RowTable {
   Entry entries[kCapacity];
 };
 
-/// grid.y: the images of this launch; blocks and threads along x share a row.
-template <class T, int N>
-__global__ void __launch_bounds__(cuda::kBlock) sum_rows_kernel(const __grid_constant__ RowTable<const T*> table,
-                                                                int slots, const T* weights, T* y, int64_t length) {
+/// y = sum over the slots s of weights[s] * row_of(s), without weights the plain sum; null rows count as zeros. Threads
+/// along x, of all blocks, share the row.
+template <class T, int N, class RowOf>
+__device__ void sum_slots(int slots, const T* weights, T* y, int64_t length, RowOf row_of) {
   using A = cuda::Accumulator<T>;
   using Pack = cuda::Pack<T, N>;
-  const int64_t first = int64_t{blockIdx.y} * slots;
-  Pack* const out = reinterpret_cast<Pack*>(y + blockIdx.y * length);
+  Pack* const out = reinterpret_cast<Pack*>(y);
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < length / N; i += step) {
     A sum[N] = {};
     for (int s = 0; s < slots; ++s) {
-      const T* const row = table.entries[first + s];
+      const T* const row = row_of(s);
       if (row == nullptr) continue;
-      const A factor = weights != nullptr ? convert<A>(weights[first + s]) : A(1);
+      const A factor = weights != nullptr ? convert<A>(weights[s]) : A(1);
       const Pack pack = reinterpret_cast<const Pack*>(row)[i];
 #pragma unroll
       for (int k = 0; k < N; ++k) sum[k] += factor * convert<A>(pack.values[k]);
@@ -110,6 +109,15 @@ __global__ void __launch_bounds__(cuda::kBlock) sum_rows_kernel(const __grid_con
     for (int k = 0; k < N; ++k) result.values[k] = convert<T>(sum[k]);
     out[i] = result;
   }
+}
+
+/// grid.y: the images of this launch.
+template <class T, int N>
+__global__ void __launch_bounds__(cuda::kBlock) sum_rows_kernel(const __grid_constant__ RowTable<const T*> table,
+                                                                int slots, const T* weights, T* y, int64_t length) {
+  const int64_t first = int64_t{blockIdx.y} * slots;
+  sum_slots<T, N>(slots, weights != nullptr ? weights + first : nullptr, y + blockIdx.y * length, length,
+                  [&](int s) { return table.entries[first + s]; });
 }
 
 /// Blocks along a row of `length` elements, N at a time.

@@ -81,6 +81,24 @@ TEST(Gradcheck, FindsOneElementThatIsOffByAThousandth) {
 
 TEST(Gradcheck, FindsAWrongSign) { expect_failure(check_fault(Fault::one_wrong_sign), "input 0, element [0, 0]"); }
 
+TEST(Gradcheck, MovesAsManyElementsAsAskedFor) {
+  int runs = 0;
+  const auto check = [&](int64_t elements) {
+    runs = 0;
+    const TensorFunction fn = [&](const Tensors& in) {
+      ++runs;
+      return Tensors{product(in[0], in[1], Fault::one_element)};
+    };
+    return gradcheck(fn, {uniform({2, 3}, f64, 0.5, 1), uniform({2, 3}, f64, 0.5, 1)}, {.elements = elements});
+  };
+  EXPECT_TRUE(check(1).ok);   // element 0
+  EXPECT_EQ(runs, 2 + 4);     // two without a move, then each of one element of two inputs up and down
+  EXPECT_FALSE(check(2).ok);  // 0 and 3, which is wrong
+  EXPECT_EQ(runs, 2 + 8);
+  check(100);
+  EXPECT_EQ(runs, 2 + 24);
+}
+
 TEST(Gradcheck, FindsARunThatDiffersInTheLastBit) {
   expect_failure(check_fault(Fault::nondeterministic), "input 0: two backward runs differ");
 }
@@ -179,6 +197,7 @@ TEST(Gradcheck, RefusesInputsItCannotCheck) {
   EXPECT_ERROR(gradcheck(fn, {make_view(x, {2, 3}, {0, 1}, 0)}), "each element needs memory of its own");
   EXPECT_ERROR(gradcheck(fn, {x, x}), "got input 0 and input 1 sharing an element");
   EXPECT_ERROR(gradcheck(fn, {x}, {.step = 0}), "relative_tolerance and step must be positive");
+  EXPECT_ERROR(gradcheck(fn, {x}, {.elements = -1}), "elements must be positive, or 0 for all; got -1");
 }
 
 class Scale : public Module {
