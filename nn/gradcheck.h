@@ -14,8 +14,8 @@ namespace camo {
 struct GradcheckOptions {
   double relative_tolerance = 1e-5;
   double absolute_tolerance = 1e-7;
-  double step = 1e-6;  // central differences: (f(x + step) - f(x - step)) / (2 * step)
-  uint64_t seed = 0;   // of the random projection of the outputs
+  double step = 1e-6;    // central differences: (f(x + step) - f(x - step)) / (2 * step)
+  uint64_t seed = 0;     // of the random projection of the outputs
   int64_t elements = 0;  // of a tensor that are moved, evenly spread and the first among them; 0: all
 };
 
@@ -29,11 +29,12 @@ struct GradcheckResult {
 using TensorFunction = std::function<Tensors(const Tensors&)>;
 
 /// Compares the gradients of fn's outputs, projected with random weights, with central differences, for every element
-/// (or options.elements) of every f64 input (inputs of other dtypes are passed through). Also checks that two backward runs agree bit for
-/// bit, that a zero cotangent gives zero gradients, and that every f64 input gets a gradient. Floating outputs without
-/// a graph take part, so that a cut graph shows as a wrong gradient; whole-number outputs are ignored. Inputs may be
-/// strided views; they are perturbed in place and put back, and leaves that share their memory get the gradients.
-/// Throws when an input is f32 or 16-bit, or when two elements share memory (stride 0, or one tensor passed twice).
+/// (or options.elements) of every f64 input (inputs of other dtypes are passed through). Also checks that two backward
+/// runs agree bit for bit, that a zero cotangent gives zero gradients, and that every f64 input gets a gradient.
+/// Floating outputs without a graph take part, so that a cut graph shows as a wrong gradient; whole-number outputs are
+/// ignored. Inputs may be strided views; they are perturbed in place and put back, and leaves that share their memory
+/// get the gradients. Throws when an input is f32 or 16-bit, or when two elements share memory (stride 0, or one tensor
+/// passed twice).
 GradcheckResult gradcheck(const TensorFunction& fn, const Tensors& inputs, const GradcheckOptions& options = {});
 
 /// The same for a module's forward pass: its parameters (f64) are checked besides the inputs, by name.
