@@ -52,6 +52,7 @@ template <class T, int N>
 __global__ void __launch_bounds__(cuda::kBlock)
     combine_chosen_kernel(const __grid_constant__ PartTable<T> table, const int64_t* indices, const int64_t* rows,
                           const T* weights, T* y, int slots, int64_t length, cuda::IndexFault* fault) {
+  cuda::wait_for_previous_kernel();
   const int64_t first = int64_t{blockIdx.y} * slots;
   detail::sum_slots<T, N>(slots, weights + first, y + blockIdx.y * length, length, [&](int s) {
     const int64_t part = cuda::checked_index(indices[first + s], table.count, "combine_chosen", fault);
@@ -76,9 +77,9 @@ void combine_cuda(const Tensor& y, const Tensors& parts, const Tensor& indices, 
   const dim3 grid(detail::row_blocks(length, packed ? N : 1), static_cast<unsigned>(y.size(0)));
   const auto kernel = packed ? combine_chosen_kernel<T, N> : combine_chosen_kernel<T, 1>;
   cudaStream_t stream = cuda::use(y.device());
-  kernel<<<grid, cuda::kBlock, 0, stream>>>(table, indices.data<int64_t>(), rows.data<int64_t>(), weights.data<T>(),
-                                            y.data<T>(), static_cast<int>(indices.size(1)), length,
-                                            cuda::index_fault(y.device()));
+  cuda::launch(kernel, grid, cuda::kBlock, 0, stream, table, indices.data<int64_t>(), rows.data<int64_t>(),
+               weights.data<T>(), y.data<T>(), static_cast<int>(indices.size(1)), length,
+               cuda::index_fault(y.device()));
   CAMO_LAUNCHED("combine_chosen");
 }
 #endif

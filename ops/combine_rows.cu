@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
     combine_rows_backward_kernel(const __grid_constant__ detail::RowTable<RowGradient<T>> table, int64_t first_entry,
                                  int slots, const T* weights, const T* dy, int64_t length,
                                  cuda::Accumulator<T>* partial) {
+  cuda::wait_for_previous_kernel();
   using A = cuda::Accumulator<T>;
   using Pack = cuda::Pack<T, N>;
   const RowGradient<T> row = table.entries[blockIdx.y];
@@ -127,8 +128,8 @@ void combine_backward_cuda(const Tensors& dparts, const Tensor& dweights, const 
     std::copy_n(rows.begin() + first, count, table.entries);
     const dim3 grid(blocks, static_cast<unsigned>(count));
     const auto kernel = packed ? combine_rows_backward_kernel<T, N> : combine_rows_backward_kernel<T, 1>;
-    kernel<<<grid, cuda::kBlock, 0, stream>>>(table, first, static_cast<int>(weights.size(1)), weights.data<T>(),
-                                              dy.data<T>(), length, sums);
+    cuda::launch(kernel, grid, cuda::kBlock, 0, stream, table, first, static_cast<int>(weights.size(1)),
+                 weights.data<T>(), dy.data<T>(), length, sums);
     CAMO_LAUNCHED("combine_rows_backward");
   }
   if (dweights.defined()) {

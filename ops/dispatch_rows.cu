@@ -46,6 +46,7 @@ struct RowCopy {
 template <class Word>
 __global__ void __launch_bounds__(cuda::kBlock)
     copy_rows_kernel(const __grid_constant__ detail::RowTable<RowCopy> table, int64_t words) {
+  cuda::wait_for_previous_kernel();
   const RowCopy row = table.entries[blockIdx.y];
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < words; i += step) {
@@ -70,8 +71,8 @@ void copy_rows_cuda([[maybe_unused]] const Tensor& x, [[maybe_unused]] const Ten
     }
     const int64_t words = packed ? bytes / 16 : bytes;
     const dim3 grid(detail::row_blocks(words, 1), static_cast<unsigned>(count));
-    if (packed) copy_rows_kernel<int4><<<grid, cuda::kBlock, 0, stream>>>(table, words);
-    else copy_rows_kernel<char><<<grid, cuda::kBlock, 0, stream>>>(table, words);
+    if (packed) cuda::launch(copy_rows_kernel<int4>, grid, cuda::kBlock, 0, stream, table, words);
+    else cuda::launch(copy_rows_kernel<char>, grid, cuda::kBlock, 0, stream, table, words);
     CAMO_LAUNCHED("copy_rows");
     count = 0;
   };

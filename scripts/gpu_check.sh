@@ -105,10 +105,11 @@ golden() {
   finish
 }
 
-# memcheck does not look for leaks: streams, handles, plans and cached memory live as long as the process; CudaMemory.* count
+# CAMO_INITCHECK: see core/cuda/initcheck.h. memcheck does not look for leaks: streams, handles, plans and cached memory live as long as the process; CudaMemory.* count
 # live bytes instead. racecheck looks at kernels of camo alone: it finds hazards inside those of cuDNN. Of gradient checks one
 # element of each tensor is moved: the launches are the same for all.
 sanitizer() {
+  local -x CAMO_INITCHECK=1
   local tool mode filter options small=(--device cuda --backbone edgenext_xx_small --img-size 64 --batch-size 2)
   for tool in memcheck initcheck racecheck; do
     options=(--tool "$tool" --error-exitcode 9)

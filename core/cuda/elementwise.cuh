@@ -23,6 +23,7 @@ __device__ void apply_pack(R* y, const Fn& fn, const Pack<Ts, N>&... in) {
 
 template <int N, class R, class Fn, class... Ts>
 __global__ void __launch_bounds__(kBlock) elementwise_flat_kernel(int64_t count, R* y, Fn fn, const Ts*... in) {
+  wait_for_previous_kernel();
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t packs = count / N, rest = packs * N + thread;
@@ -44,6 +45,7 @@ __device__ Pack<T, N> load_operand(const T* p, bool repeated) {
 template <int N, class R, class Fn, class... Ts>
 __global__ void __launch_bounds__(kBlock) elementwise_strided_kernel(int64_t packs, StridedAxes<1 + sizeof...(Ts)> axes,
                                                                      unsigned repeated, R* y, Fn fn, const Ts*... in) {
+  wait_for_previous_kernel();
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < packs; p += step) {
     int64_t offsets[1 + sizeof...(Ts)];
@@ -89,15 +91,15 @@ void elementwise(const char* name, const Tensor& y, Fn fn, const Operands&... op
   for (size_t k = 0; k < K; ++k) is_flat = is_flat && is_aligned(pointers[k], sizes[k] * kWidest);
   if (is_flat) {
     cudaStream_t stream = use(device);
-    elementwise_flat_kernel<kWidest><<<grid_for((count + kWidest - 1) / kWidest, device), kBlock, 0, stream>>>(
-        count, static_cast<R*>(y.raw_data()), fn, static_cast<const Ts*>(operands.raw_data())...);
+    launch(elementwise_flat_kernel<kWidest, R, Fn, Ts...>, grid_for((count + kWidest - 1) / kWidest, device), kBlock, 0,
+           stream, count, static_cast<R*>(y.raw_data()), fn, static_cast<const Ts*>(operands.raw_data())...);
     CAMO_LAUNCHED(name);
     return;
   }
   CAMO_CHECK(count < (int64_t{1} << 31), name, ": at most 2^31 strided elements on CUDA; got shape ", y.shape());
   camo::detail::LoopAxes<static_cast<int>(K)> axes(
       y.shape(), {y.strides(), camo::detail::broadcast_strides(operands, y.shape())...});
-  const auto launch = [&]<int N>() {
+  const auto launch_packs = [&]<int N>() {
     const int last = axes.shape.size() - 1;
     unsigned repeated = 0;
     axes.shape[last] /= N;
@@ -106,18 +108,18 @@ void elementwise(const char* name, const Tensor& y, Fn fn, const Operands&... op
       axes.strides[k][last] *= N;
     }
     cudaStream_t stream = use(device);
-    elementwise_strided_kernel<N><<<grid_for(count / N, device), kBlock, 0, stream>>>(
-        count / N, StridedAxes<static_cast<int>(K)>(axes), repeated, static_cast<R*>(y.raw_data()), fn,
-        static_cast<const Ts*>(operands.raw_data())...);
+    launch(elementwise_strided_kernel<N, R, Fn, Ts...>, grid_for(count / N, device), kBlock, 0, stream, count / N,
+           StridedAxes<static_cast<int>(K)>(axes), repeated, static_cast<R*>(y.raw_data()), fn,
+           static_cast<const Ts*>(operands.raw_data())...);
     CAMO_LAUNCHED(name);
   };
   if constexpr (kStridedPacks) {
-    if (packs_fit<K>(axes, pointers, sizes, kWidest)) return launch.template operator()<kWidest>();
+    if (packs_fit<K>(axes, pointers, sizes, kWidest)) return launch_packs.template operator()<kWidest>();
     if constexpr (kWidest > 2) {
-      if (packs_fit<K>(axes, pointers, sizes, 2)) return launch.template operator()<2>();
+      if (packs_fit<K>(axes, pointers, sizes, 2)) return launch_packs.template operator()<2>();
     }
   }
-  launch.template operator()<1>();
+  launch_packs.template operator()<1>();
 }
 
 /// Calls `fn.template operator()<T>()` for the dtypes of dispatch_floating and int64_t.

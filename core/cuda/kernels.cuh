@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 
+#include "core/cuda/launch.cuh"
 #include "core/cuda/runtime.h"
 #include "core/dtype.h"
 #include "core/strided_loop.h"
@@ -60,6 +61,7 @@ inline unsigned grid_for(int64_t n, Device device, int block = kBlock) {
 
 template <class Fn>
 __global__ void __launch_bounds__(kBlock) for_each_kernel(int64_t n, Fn fn) {
+  wait_for_previous_kernel();
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += step) fn(i);
 }
@@ -69,7 +71,7 @@ template <class Fn>
 void for_each(Device device, int64_t n, const char* name, Fn fn) {
   if (n == 0) return;
   cudaStream_t stream = use(device);
-  for_each_kernel<<<grid_for(n, device), kBlock, 0, stream>>>(n, fn);
+  launch(for_each_kernel<Fn>, grid_for(n, device), kBlock, 0, stream, n, fn);
   CAMO_LAUNCHED(name);
 }
 

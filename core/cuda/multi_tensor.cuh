@@ -46,6 +46,7 @@ struct MultiTensorTable {
 template <int kPointers, class Extra, class Fn>
 __global__ void __launch_bounds__(kBlock)
     multi_tensor_kernel(const __grid_constant__ MultiTensorTable<kPointers, Extra> table, uint32_t first_chunk, Fn fn) {
+  wait_for_previous_kernel();
   const int at = table.find(blockIdx.x);
   const auto item = table.items[at];  // a copy: stores through its pointers can't change it
   const int64_t begin = int64_t{blockIdx.x - table.first_block[at]} * kChunk;
@@ -69,10 +70,10 @@ void for_each_chunk(Device device, const std::vector<MultiTensorItem<kPointers, 
   Table table;
   table.count = 0;
   uint32_t blocks = 0, first_chunk = 0;
-  const auto launch = [&] {
+  const auto launch_table = [&] {
     if (blocks == 0) return;
     table.first_block[table.count] = blocks;
-    multi_tensor_kernel<<<blocks, kBlock, 0, stream>>>(table, first_chunk, fn);
+    launch(multi_tensor_kernel<kPointers, Extra, Fn>, blocks, kBlock, 0, stream, table, first_chunk, fn);
     CAMO_LAUNCHED(name);
     first_chunk += blocks;
     blocks = 0;
@@ -83,9 +84,9 @@ void for_each_chunk(Device device, const std::vector<MultiTensorItem<kPointers, 
     table.items[table.count] = item;
     table.first_block[table.count] = blocks;
     blocks += static_cast<uint32_t>((item.size + kChunk - 1) / kChunk);
-    if (++table.count == Table::kCapacity) launch();
+    if (++table.count == Table::kCapacity) launch_table();
   }
-  launch();
+  launch_table();
 }
 
 /// body.operator()<N>(i) works on elements [i, i + N): 16 bytes of T at a time where all pointers allow, else one.

@@ -24,6 +24,8 @@ void check(cudaError_t status, const char* call, const char* file, int line);
 void check_launch(const char* kernel, const char* file, int line);
 
 int device_count();
+/// The compute capability that the running kernels were compiled for, major * 10 + minor.
+int compiled_capability();
 /// Makes `device` current on this thread and returns its compute stream.
 cudaStream_t use(Device device);
 /// The stream for copies between host and device that overlap with computing.

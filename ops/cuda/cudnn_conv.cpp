@@ -8,7 +8,7 @@
 #include <string_view>
 #include <unordered_map>
 
-#include "core/cuda/sanitizer.h"
+#include "core/cuda/initcheck.h"
 #include "ops/cuda/cudnn_graph.h"
 #include "ops/math_mode.h"
 
@@ -381,9 +381,9 @@ bool cudnn_conv(ConvPass pass, const ConvProblem& problem, const Tensor& x_in, c
     g_refusal = describe(pass, problem, x.dtype()) + ": " + entry->refusal;
     return false;
   }
+  const Tensor& result = pass == ConvPass::forward ? y : pass == ConvPass::backward_data ? x : weight;
+  announce_write(use(device), result.raw_data(), static_cast<size_t>(result.numel() * size_in_bytes(result.dtype())));
   execute(*entry->plan, at, device);
-  const Tensor& written = pass == ConvPass::forward ? y : pass == ConvPass::backward_data ? x : weight;
-  mark_written(use(device), written.raw_data(), static_cast<size_t>(written.numel() * size_in_bytes(written.dtype())));
   return true;
 } catch (const Error& error) {
   throw error.with_context(describe(pass, problem, x_in.dtype()));

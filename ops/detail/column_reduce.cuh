@@ -60,6 +60,7 @@ template <class Op>
 __global__ void __launch_bounds__(kColumnThreads)
     column_partials_kernel(Op op, int64_t rows, int64_t rows_per_part, int packs, int tile, int64_t width,
                            typename Op::Partial* partials) {
+  cuda::wait_for_previous_kernel();
   using Partial = typename Op::Partial;
   constexpr int N = Op::kWidth;
   __shared__ alignas(16) unsigned char s_memory[sizeof(Partial) * N * kColumnThreads];
@@ -94,6 +95,7 @@ constexpr int kFinishRows = 16;
 template <class Op>
 __global__ void __launch_bounds__(cuda::kWarp* kFinishRows)
     column_finish_kernel(Op op, int parts, int64_t width, const typename Op::Partial* partials) {
+  cuda::wait_for_previous_kernel();
   using Total = typename Op::Total;
   __shared__ alignas(16) unsigned char s_memory[sizeof(Total) * cuda::kWarp * kFinishRows];
   auto* s_totals = reinterpret_cast<Total*>(s_memory);  // [16][32]
@@ -119,7 +121,8 @@ void column_finish(Device device, int64_t batches, int64_t parts, int64_t width,
                    const typename Op::Partial* partials) {
   cudaStream_t stream = cuda::use(device);
   const dim3 grid(static_cast<unsigned>((width + cuda::kWarp - 1) / cuda::kWarp), static_cast<unsigned>(batches));
-  column_finish_kernel<<<grid, cuda::kWarp * kFinishRows, 0, stream>>>(op, static_cast<int>(parts), width, partials);
+  cuda::launch(column_finish_kernel<Op>, grid, cuda::kWarp * kFinishRows, 0, stream, op, static_cast<int>(parts), width,
+               partials);
   CAMO_LAUNCHED(name);
 }
 
@@ -150,8 +153,8 @@ void column_reduce(Device device, int64_t batches, int64_t rows, int64_t width, 
   const Tensor scratch = empty({batches * parts * width * static_cast<int64_t>(sizeof(Partial))}, u8, device);
   auto* partials = static_cast<Partial*>(scratch.raw_data());
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts), static_cast<unsigned>(batches));
-  column_partials_kernel<<<grid, kColumnThreads, 0, stream>>>(op, rows, rows_per_part, static_cast<int>(packs),
-                                                              static_cast<int>(tile), width, partials);
+  cuda::launch(column_partials_kernel<Op>, grid, kColumnThreads, 0, stream, op, rows, rows_per_part,
+               static_cast<int>(packs), static_cast<int>(tile), width, partials);
   CAMO_LAUNCHED(name);
   column_finish(device, batches, parts, width, name, op, partials);
 }
@@ -162,6 +165,7 @@ void column_reduce(Device device, int64_t batches, int64_t rows, int64_t width, 
 ///   __device__ void apply(int64_t batch, int64_t row, int64_t column, const Parameters& parameters) const
 template <class Op>
 __global__ void __launch_bounds__(kColumnThreads) column_map_kernel(Op op, int64_t rows, int packs, int tile) {
+  cuda::wait_for_previous_kernel();
   const int x = threadIdx.x % tile, y = threadIdx.x / tile, height = kColumnThreads / tile;
   const int64_t pack = int64_t{blockIdx.x} * tile + x;
   if (pack >= packs) return;
@@ -183,7 +187,8 @@ void column_map(Device device, int64_t batches, int64_t rows, int64_t width, con
   const int64_t parts = std::clamp<int64_t>((rows + height * 4 - 1) / (height * 4), 1, most);
   cudaStream_t stream = cuda::use(device);
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(parts), static_cast<unsigned>(batches));
-  column_map_kernel<<<grid, kColumnThreads, 0, stream>>>(op, rows, static_cast<int>(packs), static_cast<int>(tile));
+  cuda::launch(column_map_kernel<Op>, grid, kColumnThreads, 0, stream, op, rows, static_cast<int>(packs),
+               static_cast<int>(tile));
   CAMO_LAUNCHED(name);
 }
 

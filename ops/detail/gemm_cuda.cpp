@@ -10,7 +10,7 @@
 #include <mutex>
 
 #include "core/cuda/cublas.h"
-#include "core/cuda/sanitizer.h"
+#include "core/cuda/initcheck.h"
 #include "core/tensor.h"
 #include "ops/math_mode.h"
 
@@ -243,6 +243,12 @@ bool gemm_cuda(const CudaGemm& request) {
   const auto one_f32 = static_cast<float>(one), beta_f32 = static_cast<float>(beta);
   for (int64_t i = 0; i < gemm.outer; ++i) {
     void* const c = matrix_at(gemm.c, gemm.out, i);
+    const auto size = static_cast<size_t>(size_in_bytes(gemm.out));
+    for (int64_t k = 0; k < gemm.inner && !gemm.accumulate; ++k) {
+      cuda::announce_write(stream, static_cast<char*>(c) + k * gemm.c.inner_stride * size_in_bytes(gemm.out),
+                           static_cast<size_t>(gemm.cols) * size, static_cast<size_t>(gemm.rows),
+                           static_cast<size_t>(gemm.c.ld) * size);
+    }
     const cublasStatus_t status = cublasLtMatmul(
         cuda::cublas_handle(gemm.device), plan.operation.get(), wide ? static_cast<const void*>(&one) : &one_f32,
         matrix_at(gemm.b, gemm.dtype, i), plan.a.get(), matrix_at(gemm.a, gemm.dtype, i), plan.b.get(),
@@ -253,12 +259,6 @@ bool gemm_cuda(const CudaGemm& request) {
       return false;
     }
     cuda::check(status, "cublasLtMatmul", __FILE__, __LINE__);
-    const auto size = static_cast<size_t>(size_in_bytes(gemm.out));
-    for (int64_t k = 0; k < gemm.inner; ++k) {
-      cuda::mark_written(stream, static_cast<char*>(c) + k * gemm.c.inner_stride * size_in_bytes(gemm.out),
-                         static_cast<size_t>(gemm.cols) * size, static_cast<size_t>(gemm.rows),
-                         static_cast<size_t>(gemm.c.ld) * size);
-    }
   }
   return true;
 }

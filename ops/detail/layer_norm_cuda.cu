@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_forward_kernel(const T* x, int64_t rows, int64_t stride, int packs, const cuda::Accumulator<T>* weight,
                               const cuda::Accumulator<T>* bias, cuda::Accumulator<T> eps, R* y,
                               cuda::Accumulator<T>* means, cuda::Accumulator<T>* rstds) {
+  cuda::wait_for_previous_kernel();
   using A = cuda::Accumulator<T>;
   constexpr int N = Group::N, P = Group::P, G = Group::G;
   const int width = packs * N, lane = Group::lane();
@@ -77,6 +78,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
     layer_norm_backward_kernel(const T* x, int64_t x_stride, const R* dy, int64_t dy_stride, int64_t rows, int packs,
                                const cuda::Accumulator<T>* weight, const cuda::Accumulator<T>* means,
                                const cuda::Accumulator<T>* rstds, T* dx, bool adds_dx, cuda::Accumulator<T>* partial) {
+  cuda::wait_for_previous_kernel();
   using A = cuda::Accumulator<T>;
   constexpr int N = Group::N, P = Group::P, G = Group::G;
   extern __shared__ __align__(16) unsigned char s_memory[];
@@ -168,6 +170,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
                                    const cuda::Accumulator<T>* weight, const cuda::Accumulator<T>* bias,
                                    cuda::Accumulator<T> eps, R* y, cuda::Accumulator<T>* means,
                                    cuda::Accumulator<T>* rstds) {
+  cuda::wait_for_previous_kernel();
   using A = cuda::Accumulator<T>;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* in = x + row * stride;
@@ -196,6 +199,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
                                     int64_t width, const cuda::Accumulator<T>* weight,
                                     const cuda::Accumulator<T>* means, const cuda::Accumulator<T>* rstds, T* dx,
                                     bool adds_dx) {
+  cuda::wait_for_previous_kernel();
   using A = cuda::Accumulator<T>;
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
     const T* in = x + row * x_stride;
@@ -279,15 +283,15 @@ void forward(const Rows& x, const Tensor& weight, const Tensor& bias, double eps
   if constexpr (!std::is_same_v<T, double>) {
     cuda::dispatch_pack<T>({{in, y.raw_data()}, {x.width, x.stride}}, [&]<int N>() {
       done = dispatch_row_group<T, N, kForwardLimit>(x.width / N, [&]<class Group>() {
-        layer_norm_forward_kernel<T, R, Group><<<Group::blocks(x.count, device), cuda::kBlock, 0, stream>>>(
-            in, x.count, x.stride, static_cast<int>(x.width / N), w, b, static_cast<A>(eps), y.data<R>(),
-            mean.data<A>(), rstd.data<A>());
+        cuda::launch(layer_norm_forward_kernel<T, R, Group>, Group::blocks(x.count, device), cuda::kBlock, 0, stream,
+                     in, x.count, x.stride, static_cast<int>(x.width / N), w, b, static_cast<A>(eps), y.data<R>(),
+                     mean.data<A>(), rstd.data<A>());
       });
     });
   }
   if (!done) {
-    layer_norm_forward_long_kernel<T, R><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
-        in, x.count, x.stride, x.width, w, b, static_cast<A>(eps), y.data<R>(), mean.data<A>(), rstd.data<A>());
+    cuda::launch(layer_norm_forward_long_kernel<T, R>, row_blocks(x.count, device), cuda::kBlock, 0, stream, in,
+                 x.count, x.stride, x.width, w, b, static_cast<A>(eps), y.data<R>(), mean.data<A>(), rstd.data<A>());
   }
   CAMO_LAUNCHED("layer_norm_forward");
 }
@@ -317,9 +321,9 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
         const int64_t most = int64_t{cuda::device_info(device).multiprocessors} * std::max(1, resident);
         const int64_t blocks = std::min(most, (x.count + Group::kRowsPerBlock - 1) / Group::kRowsPerBlock);
         const Tensor partial = empty({blocks, 2 * width}, dtype_of<A>, device);
-        layer_norm_backward_kernel<T, R, Group><<<static_cast<unsigned>(blocks), cuda::kBlock, shared, stream>>>(
-            in, x.stride, g, dy.stride, x.count, static_cast<int>(width / N), w, means, rstds, dx, grads.adds_dx,
-            partial.data<A>());
+        cuda::launch(layer_norm_backward_kernel<T, R, Group>, static_cast<unsigned>(blocks), cuda::kBlock, shared,
+                     stream, in, x.stride, g, dy.stride, x.count, static_cast<int>(width / N), w, means, rstds, dx,
+                     grads.adds_dx, partial.data<A>());
         CAMO_LAUNCHED("layer_norm_backward");
         column_finish(device, 1, blocks, 2 * width, "layer_norm_backward",
                       BlockSums<A>{width, dweight.data(), dbias.data()},
@@ -329,8 +333,8 @@ void backward(const Rows& x, const Rows& dy, const Tensor& weight, const Tensor&
   }
   if (!done) {
     if (dx != nullptr) {
-      layer_norm_backward_long_kernel<T, R><<<row_blocks(x.count, device), cuda::kBlock, 0, stream>>>(
-          in, x.stride, g, dy.stride, x.count, width, w, means, rstds, dx, grads.adds_dx);
+      cuda::launch(layer_norm_backward_long_kernel<T, R>, row_blocks(x.count, device), cuda::kBlock, 0, stream, in,
+                   x.stride, g, dy.stride, x.count, width, w, means, rstds, dx, grads.adds_dx);
       CAMO_LAUNCHED("layer_norm_backward");
     }
     cuda::dispatch_pack<T>({{in, g}, {width, x.stride, dy.stride}}, [&]<int N>() {

@@ -116,6 +116,7 @@ template <class Reducer, int N, class Source, class Store>
 __global__ void __launch_bounds__(cuda::kBlock)
     reduce_serial_kernel(Source source, Store store, int64_t packs, int64_t reduced, int64_t inner,
                          cuda::FastDivide packs_per_row) {
+  cuda::wait_for_previous_kernel();
   using Acc = typename Reducer::Acc;
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   for (int64_t p = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; p < packs; p += step) {
@@ -142,6 +143,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
 template <class Reducer, int N, class Source, class Store>
 __global__ void __launch_bounds__(512) reduce_columns_kernel(Source source, Store store, int64_t reduced, int64_t inner,
                                                              int lanes, int64_t split_rows, int splits, int tiles) {
+  cuda::wait_for_previous_kernel();
   using Acc = typename Reducer::Acc;
   using V = typename Source::Value;
   extern __shared__ __align__(16) char shared_bytes[];
@@ -199,6 +201,7 @@ __global__ void __launch_bounds__(512) reduce_columns_kernel(Source source, Stor
 template <class Reducer, int N, class Source, class Store>
 __global__ void __launch_bounds__(cuda::kBlock)
     reduce_rows_kernel(Source source, Store store, int64_t outer, int64_t reduced, int lanes) {
+  cuda::wait_for_previous_kernel();
   using Acc = typename Reducer::Acc;
   const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % lanes;
@@ -224,6 +227,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
 template <class Reducer, int N, class Source, class Store>
 __global__ void __launch_bounds__(cuda::kBlock)
     reduce_long_rows_kernel(Source source, Store store, int64_t reduced, int64_t split_size, int splits) {
+  cuda::wait_for_previous_kernel();
   using Acc = typename Reducer::Acc;
   using V = typename Source::Value;
   const int64_t outer = blockIdx.x / splits, begin = int64_t{blockIdx.x % splits} * split_size;
@@ -291,9 +295,9 @@ void launch_columns(const DeviceReduction<Source, Store>& task, bool last) {
   CAMO_CHECK(blocks < (int64_t{1} << 31), task.name, ": too many rows for CUDA; got ", task.outer, " x ", task.reduced,
              " x ", task.inner);
   const auto launch = [&](auto store) {
-    reduce_columns_kernel<R, N>
-        <<<static_cast<unsigned>(blocks), block, block * N * sizeof(Acc), cuda::use(task.device)>>>(
-            task.source, store, task.reduced, task.inner, lanes, split_rows, splits, static_cast<int>(tiles));
+    cuda::launch(reduce_columns_kernel<R, N, Source, decltype(store)>, static_cast<unsigned>(blocks), block,
+                 block * N * sizeof(Acc), cuda::use(task.device), task.source, store, task.reduced, task.inner, lanes,
+                 split_rows, splits, static_cast<int>(tiles));
     CAMO_LAUNCHED(task.name);
   };
   if (splits == 1) launch(task.store);
@@ -305,10 +309,9 @@ void launch_serial(const DeviceReduction<Source, Store>& task) {
   const int64_t packs = task.outer * task.inner / N;
   CAMO_CHECK(packs < (int64_t{1} << 31), task.name, ": at most 2^31 results on CUDA; got ", task.outer, " x ",
              task.inner);
-  reduce_serial_kernel<Reducer<typename Source::Value>, N>
-      <<<cuda::grid_for(packs, task.device), cuda::kBlock, 0, cuda::use(task.device)>>>(
-          task.source, task.store, packs, task.reduced, task.inner,
-          cuda::FastDivide(static_cast<uint32_t>(task.inner / N)));
+  cuda::launch(reduce_serial_kernel<Reducer<typename Source::Value>, N, Source, Store>,
+               cuda::grid_for(packs, task.device), cuda::kBlock, 0, cuda::use(task.device), task.source, task.store,
+               packs, task.reduced, task.inner, cuda::FastDivide(static_cast<uint32_t>(task.inner / N)));
   CAMO_LAUNCHED(task.name);
 }
 
@@ -316,9 +319,9 @@ template <template <class> class Reducer, int N, class Source, class Store>
 void launch_rows(const DeviceReduction<Source, Store>& task) {
   const int64_t packs = std::max<int64_t>(1, task.reduced / N);
   const int lanes = static_cast<int>(std::min<uint64_t>(cuda::kWarp, std::bit_ceil(static_cast<uint64_t>(packs))));
-  reduce_rows_kernel<Reducer<typename Source::Value>, N>
-      <<<cuda::grid_for(task.outer * lanes, task.device), cuda::kBlock, 0, cuda::use(task.device)>>>(
-          task.source, task.store, task.outer, task.reduced, lanes);
+  cuda::launch(reduce_rows_kernel<Reducer<typename Source::Value>, N, Source, Store>,
+               cuda::grid_for(task.outer * lanes, task.device), cuda::kBlock, 0, cuda::use(task.device), task.source,
+               task.store, task.outer, task.reduced, lanes);
   CAMO_LAUNCHED(task.name);
 }
 
@@ -332,9 +335,8 @@ void launch_long_rows(const DeviceReduction<Source, Store>& task, bool last) {
   const int64_t split_size = ((task.reduced + wanted - 1) / wanted + N - 1) / N * N;
   const int splits = static_cast<int>((task.reduced + split_size - 1) / split_size);
   const auto launch = [&](auto store) {
-    reduce_long_rows_kernel<R, N>
-        <<<static_cast<unsigned>(task.outer * splits), cuda::kBlock, 0, cuda::use(task.device)>>>(
-            task.source, store, task.reduced, split_size, splits);
+    cuda::launch(reduce_long_rows_kernel<R, N, Source, decltype(store)>, static_cast<unsigned>(task.outer * splits),
+                 cuda::kBlock, 0, cuda::use(task.device), task.source, store, task.reduced, split_size, splits);
     CAMO_LAUNCHED(task.name);
   };
   if (splits == 1) launch(task.store);

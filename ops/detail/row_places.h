@@ -115,6 +115,7 @@ __device__ void sum_slots(int slots, const T* weights, T* y, int64_t length, Row
 template <class T, int N>
 __global__ void __launch_bounds__(cuda::kBlock) sum_rows_kernel(const __grid_constant__ RowTable<const T*> table,
                                                                 int slots, const T* weights, T* y, int64_t length) {
+  cuda::wait_for_previous_kernel();
   const int64_t first = int64_t{blockIdx.y} * slots;
   sum_slots<T, N>(slots, weights != nullptr ? weights + first : nullptr, y + blockIdx.y * length, length,
                   [&](int s) { return table.entries[first + s]; });
@@ -147,8 +148,9 @@ void sum_rows_cuda(const Tensor& y, const Tensors& parts, const std::vector<RowP
     T* const out = y.data<T>() + b * length;
     const dim3 grid(row_blocks(length, packed ? N : 1), static_cast<unsigned>(count));
     const int slot_count = static_cast<int>(slots);
-    if (packed) sum_rows_kernel<T, N><<<grid, cuda::kBlock, 0, stream>>>(table, slot_count, factors, out, length);
-    else sum_rows_kernel<T, 1><<<grid, cuda::kBlock, 0, stream>>>(table, slot_count, factors, out, length);
+    if (packed)
+      cuda::launch(sum_rows_kernel<T, N>, grid, cuda::kBlock, 0, stream, table, slot_count, factors, out, length);
+    else cuda::launch(sum_rows_kernel<T, 1>, grid, cuda::kBlock, 0, stream, table, slot_count, factors, out, length);
     CAMO_LAUNCHED("sum_rows");
   }
 }

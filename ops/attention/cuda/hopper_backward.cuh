@@ -61,8 +61,6 @@ struct BackwardTile {
   /// Whether the tile's dq fits in shared memory too: then a warp of its own adds it to memory, in order.
   static constexpr bool kHasWriter = kGradients && kFixedBytes + kSumBytes <= 226 * 1024;
   static constexpr int kBytes = kFixedBytes + (kHasWriter ? kSumBytes : 0);
-  /// Whether the scores of the next tile are multiplied while dq of this one is stored; wider ones lack registers.
-  static constexpr bool kAhead = kPart == BackwardPart::all && kWidth <= 64;
   static_assert(kQueries == 64 || kQueries == 128);
   static_assert(kSplitRows || kWidth % 128 == 0);
 };
@@ -212,11 +210,15 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
   // Where this lane writes rows of dS: key row of its 8 x 8 matrix; columns come in eights, swizzled.
   const int score_row = 64 * consumer + 16 * warp + lane / 8 % 2 * 8 + lane % 8;
 
-  float scores[kQueries / 2];
-  const auto multiply_scores = [&](int use) {
-    const int s = use % kStages;
-    wait(barrier(query_ready, s), use / kStages & 1);
-    const uint64_t q_tile = describe(query_tiles + s * S::kTileBytes, S::kQueryPanel);
+  wait(call.clear ? keys_clean : keys_full, 0);
+  for (int tile = first_tile; tile < call.tiles; ++tile) {
+    const int use = tile - first_tile, s = use % kStages, phase = use / kStages & 1;
+    const uint32_t query_tile = query_tiles + s * S::kTileBytes, grad_tile = grad_tiles + s * S::kTileBytes;
+    const uint64_t q_tile = describe(query_tile, S::kQueryPanel), dy_tile = describe(grad_tile, S::kQueryPanel);
+    const float* numbers = reinterpret_cast<const float*>(shared + (statistics - key_tile)) + s * S::kStatistics;
+
+    float scores[kQueries / 2], products[kQueries / 2];
+    wait(barrier(query_ready, s), phase);
     fence_products();
 #pragma unroll
     for (int step = 0; step < S::kWidth / 16; ++step) {
@@ -224,24 +226,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
                                                        advance(q_tile, column_step(step, S::kQueryPanel)), step > 0);
     }
     commit_products();
-  };
-
-  wait(call.clear ? keys_clean : keys_full, 0);
-  if (S::kAhead && first_tile < call.tiles) {
-    multiply_scores(0);
-    wait_products<0>();
-    pin(scores);
-  }
-  for (int tile = first_tile; tile < call.tiles; ++tile) {
-    const int use = tile - first_tile, s = use % kStages, phase = use / kStages & 1;
-    const uint32_t query_tile = query_tiles + s * S::kTileBytes, grad_tile = grad_tiles + s * S::kTileBytes;
-    const uint64_t q_tile = describe(query_tile, S::kQueryPanel), dy_tile = describe(grad_tile, S::kQueryPanel);
-    const float* numbers = reinterpret_cast<const float*>(shared + (statistics - key_tile)) + s * S::kStatistics;
-
-    float products[kQueries / 2];
-    if constexpr (!S::kAhead) multiply_scores(use);
     wait(barrier(grad_ready, s), phase);
-    if constexpr (S::kAhead) fence_products();
     if constexpr (S::kGradients) {
 #pragma unroll
       for (int step = 0; step < S::kWidth / 16; ++step) {
@@ -249,11 +234,11 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
                                                          advance(dy_tile, column_step(step, S::kQueryPanel)), step > 0);
       }
       commit_products();
-      if constexpr (!S::kAhead) wait_products<1>();
+      wait_products<1>();
     } else {
       wait_products<0>();
     }
-    if constexpr (!S::kAhead) pin(scores);
+    pin(scores);
 
     // P^T: columns are queries.
 #pragma unroll
@@ -329,12 +314,6 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
     fence_shared_for_async();
     wait_named(1, 2 * kWarpgroup);  // all of dS is there; and nobody reads that of the tile before
 
-    if constexpr (S::kAhead) {  // leaves the weights' registers to the next scores
-      wait_products<0>();
-      pin(dv);
-      pin(weights);
-    }
-
     float dq[S::kOutCount];
     const uint64_t ds_rows = describe(score_tile + (S::kSplitRows ? consumer * (kKeys * 128) : 0), kKeys * 128);
     pin(grads);
@@ -351,15 +330,10 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
       Product<T, S::kWidth>::template run<true>(dk, grads + 4 * step, advance(q_tile, row_step(step)), 1);
     }
     commit_products();
-    if constexpr (S::kAhead) {
-      multiply_scores(min(use + 1, call.tiles - 1 - first_tile));  // again, after the last: without a branch
-      wait_products<2>();
-    } else {
-      wait_products<1>();
-      if constexpr (S::kValues) {
-        pin(dv);
-        pin(weights);
-      }
+    wait_products<1>();
+    if constexpr (S::kValues) {
+      pin(dv);
+      pin(weights);
     }
     pin(dq);
     release(barrier(kGradFree, s));
@@ -393,7 +367,6 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
     wait_products<0>();
     pin(dk);
     pin(grads);
-    if constexpr (S::kAhead) pin(scores);
     release(barrier(kQueryFree, s));
   }
   const float ones[2] = {1, 1}, scales[2] = {call.scale, call.scale};
