@@ -41,7 +41,7 @@ constexpr Line kTable[] = {
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 32, 80, kAny, 0},
     {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 65, 80, 80, 144, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 65, 80, 80, 144, 0},
-    // Backward, D 10 and 20: narrow 7690 and 758, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 25,
+    // Backward, D 10 and 20: narrow 6504 and 657, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 25,
     // wgmma 76; their 146 KiB of shared memory fit devices of 9.0.
     {"flash (f16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::f16, 80, 1, 21, 24, kAny, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::bf16, 80, 1, 21, 24, kAny, 0},

@@ -10,7 +10,7 @@ struct NarrowPlan {
   int ranges, range_rows;
   const float2* numbers;  // [B, H, Nq]: -L in base 2, -delta
   // Where there are several ranges:
-  float* sums = nullptr;  // [dk, dv][B, H, Nk, D], of the ranges so far
+  float* sums = nullptr;  // [dk, dv][B, H][tile of 16 keys][pair of columns][as in shared memory], of the ranges so far
   int* turns = nullptr;   // [B, H][warp of the keys]: ranges that have added
 };
 
@@ -29,6 +29,18 @@ __device__ float dot_piece(const uint4& x, const uint4& y, int begin, int end) {
   return sum;
 }
 
+/// A piece of a window, 16 bytes whole, or only what belongs to a row that ends at element `end` of it.
+template <class T>
+__device__ uint4 load_piece(const T* piece, int end, bool whole) {
+  if (whole || end >= 8) return *reinterpret_cast<const uint4*>(piece);
+  uint32_t x[4] = {};
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    if (e < end) x[e / 2] |= static_cast<uint32_t>(piece[e].bits) << e % 2 * 16;
+  }
+  return make_uint4(x[0], x[1], x[2], x[3]);
+}
+
 /// -L in base 2 and -delta of each query, where delta = rowsum(dy * y). A thread has a row. Sets `count` turns, no more
 /// than rows, to zero.
 template <class T, int kWidth>
@@ -42,12 +54,13 @@ __global__ void __launch_bounds__(cuda::kBlock)
   const int i = static_cast<int>(rest % call.queries), b = static_cast<int>(rest / call.queries);
   const T *y = call.y.of(b, h) + i * call.y.row, *dy = call.dy.of(b, h) + i * call.dy.row;
   const int begin = window_offset(y), end = begin + call.width;
+  const bool last = row + 1 == static_cast<int64_t>(call.batch) * call.queries * call.heads;  // behind it is no memory
   uint4 left[kWidth / 8], right[kWidth / 8];
 #pragma unroll
   for (int p = 0; p < kWidth / 8; ++p) {
     const bool there = 8 * p < end;
-    left[p] = there ? reinterpret_cast<const uint4*>(window_start(y))[p] : make_uint4(0, 0, 0, 0);
-    right[p] = there ? reinterpret_cast<const uint4*>(window_start(dy))[p] : make_uint4(0, 0, 0, 0);
+    left[p] = there ? load_piece(window_start(y) + 8 * p, end - 8 * p, !last) : make_uint4(0, 0, 0, 0);
+    right[p] = there ? load_piece(window_start(dy) + 8 * p, end - 8 * p, !last) : make_uint4(0, 0, 0, 0);
   }
   float sum = 0;
 #pragma unroll

@@ -77,28 +77,6 @@ __device__ void multiply_8(float (&c)[4], const uint32_t* a, uint32_t b) {
   multiply_8<T>(c, a, b, c);
 }
 
-/// Numbers in shared memory, where `there`.
-__device__ inline float2 load_shared(uint32_t address, bool there) {
-  float2 x;
-  asm volatile(
-      "{ .reg .pred p; setp.ne.u32 p, %3, 0; mov.f32 %0, 0f00000000; mov.f32 %1, 0f00000000;"
-      " @p ld.shared.v2.f32 {%0, %1}, [%2]; }"
-      : "=f"(x.x), "=f"(x.y)
-      : "r"(address), "r"(static_cast<uint32_t>(there))
-      : "memory");
-  return x;
-}
-__device__ inline void store_shared(uint32_t address, bool there, float x, float y) {
-  asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0; @p st.shared.v2.f32 [%0], {%1, %2}; }" ::"r"(address), "f"(x),
-               "f"(y), "r"(static_cast<uint32_t>(there))
-               : "memory");
-}
-__device__ inline float4 load_shared_4(uint32_t address) {
-  float4 x;
-  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(address));
-  return x;
-}
-
 /// 2^x within 2 ulp on the special-function unit (16 a clock and multiprocessor); 0 for -infinity.
 __device__ inline float exp2_special(float x) {
   float y;

@@ -53,10 +53,11 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   float log_sum = INFINITY;
   if (row < call.queries) {
     const T* from = window_start(call.y.of(b, h)) + row * call.y.row;
+    const bool last = head + 1 == call.batch * call.heads && row + 1 == call.queries;  // behind it is no memory
 #pragma unroll
     for (int i = 0; i < (kColumns + 1) / 2; ++i) {
       const int column = 16 * i + lane % 2 * 8;
-      y[i] = column < end ? *reinterpret_cast<const uint4*>(from + column) : make_uint4(0, 0, 0, 0);
+      y[i] = column < end ? load_piece(from + column, end - column, !last) : make_uint4(0, 0, 0, 0);
     }
     log_sum = call.log_sum_exp[static_cast<int64_t>(head) * call.queries + row];
   }

@@ -31,18 +31,27 @@ __device__ void wait_for_copies() {
 template <class T, int kWidth, int kThreads>
 struct WindowCopy {
   static constexpr int kPieces = kWidth / 8, kStep = kThreads / kPieces, kPitch = window_pitch(kWidth);
-  int piece, row;
-  uint32_t mask[4];  // which elements of the piece belong to the row
+  int piece, row, bytes;  // of the piece, up to the row's end
+  uint32_t mask[4];       // which elements of the piece do not lie before the row
 
   __device__ WindowCopy(const T* any_row, int width) : piece(threadIdx.x % kPieces), row(threadIdx.x / kPieces) {
-    const int begin = window_offset(any_row) - 8 * piece, end = begin + width;
+    const int begin = window_offset(any_row) - 8 * piece;
+    bytes = min(max(begin + width, 0), 8) * 2;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      mask[i] =
-          (2 * i >= begin && 2 * i < end ? 0xffffu : 0) | (2 * i + 1 >= begin && 2 * i + 1 < end ? 0xffff0000u : 0);
+      mask[i] = (2 * i >= begin ? 0xffffu : 0) | (2 * i + 1 >= begin ? 0xffff0000u : 0);
     }
   }
-  /// Rows [first, first + kRows) into a tile, without waiting; zeros from row `count` on.
+  /// fn(r) for each row r of a tile of which this thread has a piece.
+  template <int kRows, class Fn>
+  __device__ void each_row(Fn&& fn) const {
+#pragma unroll
+    for (int i = 0; i < (kRows + kStep - 1) / kStep; ++i) {
+      const int r = row + i * kStep;
+      if (row < kStep && (kRows % kStep == 0 || r < kRows)) fn(r);
+    }
+  }
+  /// Rows [first, first + kRows) into a tile, without waiting; zeros behind each row's end and from row `count` on.
   template <int kRows>
   __device__ void rows(T* tile, const T* source, int64_t stride, int first, int count) const {
     const char* from = reinterpret_cast<const char*>(source + (first + row) * stride + 8 * piece);
@@ -54,7 +63,7 @@ struct WindowCopy {
       [[maybe_unused]] const bool there = first + r < count;
       if (mine) {
         CAMO_FLASH_ASM(volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-                                "l"(there ? from : reinterpret_cast<const char*>(source)), "r"(there ? 16 : 0)
+                                "l"(there ? from : reinterpret_cast<const char*>(source)), "r"(there ? bytes : 0)
                                 : "memory"));
       }
       from += kStep * stride * static_cast<int64_t>(sizeof(T));
@@ -65,23 +74,18 @@ struct WindowCopy {
   template <int kRows>
   __device__ void set_ones(T* tile, int column, int count) const {
     if (column / 8 != piece) return;
-#pragma unroll
-    for (int i = 0; i < (kRows + kStep - 1) / kStep; ++i) {
-      const int r = row + i * kStep;
-      if (row < kStep && (kRows % kStep == 0 || r < kRows) && r < count) tile[r * kPitch + column] = T(1.0f);
-    }
+    each_row<kRows>([&](int r) {
+      if (r < count) tile[r * kPitch + column] = T(1.0f);
+    });
   }
-  /// Zeros what neighbours left in the pieces that this thread copied, once they have arrived.
+  /// Zeros what neighbours left before the rows in the pieces that this thread copied, once they have arrived.
   template <int kRows>
   __device__ void clear_edges(T* tile) const {
-    if ((mask[0] & mask[1] & mask[2] & mask[3]) == ~0u) return;
-#pragma unroll
-    for (int i = 0; i < (kRows + kStep - 1) / kStep; ++i) {
-      const int r = row + i * kStep;
-      if (row >= kStep || (kRows % kStep && r >= kRows)) continue;
+    if (mask[0] == ~0u) return;
+    each_row<kRows>([&](int r) {
       uint4& x = *reinterpret_cast<uint4*>(tile + r * kPitch + 8 * piece);
       x = make_uint4(x.x & mask[0], x.y & mask[1], x.z & mask[2], x.w & mask[3]);
-    }
+    });
   }
 };
 
@@ -109,12 +113,19 @@ __device__ void store_window(T* out, int64_t stride, const T* tile, int begin, i
   }
 }
 
-/// Two elements of a window from global memory; 0 where they are no part of the row.
+/// Two elements of a window from global memory; 0 where they are no part of the row. Nothing else is read.
 template <class T>
 __device__ uint32_t load_pair(const T* window, int column, int begin, int end) {
   const bool low = column >= begin && column < end, high = column + 1 >= begin && column + 1 < end;
-  if (!low && !high) return 0;
-  return *reinterpret_cast<const uint32_t*>(window + column) & ((low ? 0xffffu : 0) | (high ? 0xffff0000u : 0));
+  const T* single = window + (low ? column : column + 1);
+  uint32_t both = 0, one = 0;  // loads without branches, so that many pairs are on their way at once
+  CAMO_FLASH_ASM(
+      ("{ .reg .pred p, q; setp.ne.u32 p, %4, 0; setp.ne.u32 q, %5, 0; mov.b32 %0, 0; mov.b32 %1, 0;"
+       " @p ld.global.b32 %0, [%2]; @q ld.global.u16 %1, [%3]; }"
+       : "=&r"(both), "=&r"(one)
+       : "l"(window + column), "l"(single), "r"(static_cast<uint32_t>(low && high)),
+         "r"(static_cast<uint32_t>(low != high))));
+  return both | (low ? one : one << 16);
 }
 /// Stores columns `column` and the next of a row, which begins at column `begin` in the fragments and anywhere in
 /// memory.
