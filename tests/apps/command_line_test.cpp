@@ -94,6 +94,7 @@ TEST_F(CommandLine, ConfigurationIsAcceptedBack) {
   ASSERT_EQ(result.exit_code, 0) << result.output;
   EXPECT_THAT(result.output, HasSubstr("done: 1 steps"));
   EXPECT_THAT(read_text(again + "/config.toml"), HasSubstr("backbone=\"edgenext_xx_small\""));
+  EXPECT_THAT(read_text(again + "/config.toml"), HasSubstr("tf32=true"));  // what is on by default stays on
 }
 
 TEST_F(CommandLine, FlagsBeatEnvironmentBeatsConfiguration) {
