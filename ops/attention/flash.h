@@ -9,11 +9,12 @@ namespace camo::flash {
 
 /// The implementations of a pass.
 enum class Kernel {
-  tiled,   // tiled_cpu.cpp
-  mma,     // cuda/forward.cuh, cuda/backward.cuh, f32: cuda/f32_*.cuh; any rules
-  narrow,  // cuda/narrow_forward.cuh, cuda/narrow_backward.cuh: no rules
-  whole,   // cuda/whole_backward.cuh: no rules, a block for each head
-  wgmma,   // cuda/hopper_*.cuh: no rules but causality; Hopper GPUs
+  tiled,        // tiled_cpu.cpp
+  mma,          // cuda/forward.cuh, cuda/backward.cuh, f32: cuda/f32_*.cuh; any rules
+  narrow,       // cuda/narrow_forward.cuh, cuda/narrow_backward.cuh: no rules
+  whole,        // cuda/whole_backward.cuh: no rules, a block for each head
+  wgmma,        // cuda/hopper_*.cuh: no rules but causality; Hopper GPUs
+  short_wgmma,  // cuda/hopper_short_backward.cuh: no rules; Hopper GPUs
 };
 enum class Pass { forward, backward };
 

@@ -41,12 +41,18 @@ constexpr Line kTable[] = {
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 32, 80, kAny, 0},
     {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 65, 80, 80, 144, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 65, 80, 80, 144, 0},
-    // Backward, D 10 and 20: narrow 6504 and 657, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 25,
-    // wgmma 76; their 146 KiB of shared memory fit devices of 9.0.
+    // Backward, D 10 and 20: narrow 6504 and 657, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 24,
+    // wgmma for short sequences 28, for long ones 76; their 146 KiB of shared memory fit devices of 9.0.
     {"flash (f16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::f16, 80, 1, 21, 24, kAny, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::bf16, 80, 1, 21, 24, kAny, 0},
     {"flash (f16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::f16, 90, 22, 80, 80, 144, 0},
     {"flash (bf16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::bf16, 90, 22, 80, 80, 144, 0},
+    // As many tokens as fit a block's shared memory. D 36 N 576, D 64 N 400 and N 676: 97, 55 and 131, where wgmma for
+    // long sequences takes 129, 88 and 174.
+    {"flash (f16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::f16, 90, 22, 64, kAny, 704, 0},
+    {"flash (bf16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::bf16, 90, 22, 64, kAny, 704, 0},
+    {"flash (f16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::f16, 90, 65, 80, kAny, 288, 0},
+    {"flash (bf16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::bf16, 90, 65, 80, kAny, 288, 0},
     // Causal calls reach the first of these; below, mma is as fast.
     {"flash (f16 wgmma)", Kernel::wgmma, Pass::forward, kCuda, DType::f16, 90, 9, 256, kAny, kAny, 0},
     {"flash (bf16 wgmma)", Kernel::wgmma, Pass::forward, kCuda, DType::bf16, 90, 9, 256, kAny, kAny, 0},
@@ -90,6 +96,7 @@ bool takes(const Line& line, const AttentionCase& call) {
   const bool dense = call.plain && !call.causal;
   switch (line.kernel) {
     case Kernel::wgmma: return call.plain && runs_wgmma(call.device);
+    case Kernel::short_wgmma: return dense && runs_wgmma(call.device);
     case Kernel::narrow:
     case Kernel::whole: return dense && packed_window(call.width) <= line.window;
     default: return true;

@@ -84,6 +84,11 @@ TEST(FlashSelection, KernelOfAPass) {
   EXPECT_EQ(kernel(device, f32, 2304, 20, flash::Pass::forward, true), Kernel::mma);
   EXPECT_EQ(kernel(device, bf16, 2304, 20, flash::Pass::forward, false), Kernel::mma);
   EXPECT_EQ(kernel(device, bf16, 9216, 10, flash::Pass::forward, true), Kernel::narrow);
+  if (kernel(device, bf16, 4096, 64, flash::Pass::backward, true) != Kernel::wgmma) return;  // no Hopper GPU
+  EXPECT_EQ(kernel(device, bf16, 400, 64, flash::Pass::backward, true), Kernel::short_wgmma);
+  EXPECT_EQ(kernel(device, f16, 704, 22, flash::Pass::backward, true), Kernel::short_wgmma);
+  EXPECT_EQ(kernel(device, f16, 705, 64, flash::Pass::backward, true), Kernel::wgmma);
+  EXPECT_EQ(kernel(device, bf16, 400, 64, flash::Pass::backward, false), Kernel::mma);
 }
 
 TEST(FlashSelection, SaysWhyNot) {

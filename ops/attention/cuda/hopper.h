@@ -10,12 +10,17 @@ template <class T>
 bool hopper_takes_forward(const Call<T>& call);
 template <class T>
 bool hopper_takes_backward(const Call<T>& call);
+/// Of tensors in phase, y too.
+template <class T>
+bool hopper_takes_short(const Call<T>& call);
 
 template <class T>
 void forward_hopper(const Call<T>& call, Device device);
 /// Fills the gradients whose data is not null.
 template <class T>
 void backward_hopper(const Call<T>& call, Device device);
+template <class T>
+void backward_hopper_short(const Call<T>& call, Device device);
 
 extern template bool hopper_takes_forward<Half>(const Call<Half>&);
 extern template bool hopper_takes_forward<BFloat16>(const Call<BFloat16>&);
@@ -25,5 +30,10 @@ extern template void forward_hopper<Half>(const Call<Half>&, Device);
 extern template void forward_hopper<BFloat16>(const Call<BFloat16>&, Device);
 extern template void backward_hopper<Half>(const Call<Half>&, Device);
 extern template void backward_hopper<BFloat16>(const Call<BFloat16>&, Device);
+
+extern template bool hopper_takes_short<Half>(const Call<Half>&);
+extern template bool hopper_takes_short<BFloat16>(const Call<BFloat16>&);
+extern template void backward_hopper_short<Half>(const Call<Half>&, Device);
+extern template void backward_hopper_short<BFloat16>(const Call<BFloat16>&, Device);
 
 }  // namespace camo::flash

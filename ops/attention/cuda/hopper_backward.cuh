@@ -167,10 +167,10 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
     } else if (helper == 3 && call.clear) {
       const int thread = threadIdx.x % 32, offset = call.q.offset(h), grad_offset = call.dy.offset(h);
       wait(keys_full, 0);
-      clear_columns<kKeys, S::kKeyPanel, S::kWidth, 32>(shared, offset, call.width, thread);
+      clear_columns<kKeys, S::kWidth, 32>(shared, S::kKeyPanel, offset, call.width, thread);
       if constexpr (S::kGradients) {
-        clear_columns<kKeys, S::kKeyPanel, S::kWidth, 32>(shared + (value_tile - key_tile), grad_offset, call.width,
-                                                          thread);
+        clear_columns<kKeys, S::kWidth, 32>(shared + (value_tile - key_tile), S::kKeyPanel, grad_offset, call.width,
+                                            thread);
       }
       fence_shared_for_async();
       arrive(keys_clean);
@@ -178,12 +178,12 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_backward_kernel(const _
         const int s = use % kStages;
         char* const queries = shared + S::kKeyBytes + s * S::kTileBytes;
         wait(barrier(kQueryFull, s), use / kStages & 1);
-        clear_columns<kQueries, S::kQueryPanel, S::kWidth, 32>(queries, offset, call.width, thread);
+        clear_columns<kQueries, S::kWidth, 32>(queries, S::kQueryPanel, offset, call.width, thread);
         fence_shared_for_async();
         arrive(barrier(kQueryClean, s));
         wait(barrier(kGradFull, s), use / kStages & 1);
-        clear_columns<kQueries, S::kQueryPanel, S::kWidth, 32>(queries + kStages * S::kTileBytes, grad_offset,
-                                                               call.width, thread);
+        clear_columns<kQueries, S::kWidth, 32>(queries + kStages * S::kTileBytes, S::kQueryPanel, grad_offset,
+                                               call.width, thread);
         fence_shared_for_async();
         arrive(barrier(kGradClean, s));
       }

@@ -150,15 +150,15 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_forward_kernel(const __
       } else if (thread >= 32 && call.clear) {
         const int offset = call.q.offset(item.h);
         wait(query_full(query_stage), query_phase);
-        clear_columns<S::kRows, S::kQueryPanel, S::kWidth, kCleaners>(shared + query_stage * S::kQueryBytes, offset,
-                                                                      call.width, thread - 32);
+        clear_columns<S::kRows, S::kWidth, kCleaners>(shared + query_stage * S::kQueryBytes, S::kQueryPanel, offset,
+                                                      call.width, thread - 32);
         fence_shared_for_async();
         arrive(query_clean(query_stage));
         for (int use = first_use; use < first_use + tiles; ++use) {
           const int s = use % kStages;
           wait(barrier(kKeysFull, s), use / kStages & 1);
-          clear_columns<kKeys, S::kKeyPanel, S::kWidth, kCleaners>(
-              shared + (key_tiles - query_tiles) + s * S::kTileBytes, offset, call.width, thread - 32);
+          clear_columns<kKeys, S::kWidth, kCleaners>(shared + (key_tiles - query_tiles) + s * S::kTileBytes,
+                                                     S::kKeyPanel, offset, call.width, thread - 32);
           fence_shared_for_async();
           arrive(barrier(kKeysClean, s));
         }

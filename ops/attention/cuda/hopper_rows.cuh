@@ -10,8 +10,8 @@
 namespace camo::flash::hopper {
 
 /// Sets the columns of a tile's rows outside [offset, offset + width) to zero, by kThreads threads.
-template <int kRows, int kPanelBytes, int kColumns, int kThreads>
-__device__ void clear_columns(char* tile, int offset, int width, int thread) {
+template <int kRows, int kColumns, int kThreads>
+__device__ void clear_columns(char* tile, uint32_t panel_bytes, int offset, int width, int thread) {
 #pragma unroll 1
   for (int chunk = 0; chunk < kColumns / 8; ++chunk) {  // of 16 bytes
     const int begin = offset - 8 * chunk, end = begin + width;
@@ -24,7 +24,7 @@ __device__ void clear_columns(char* tile, int offset, int width, int thread) {
     }
 #pragma unroll 1
     for (int row = thread; row < kRows; row += kThreads) {
-      uint4* at = reinterpret_cast<uint4*>(tile + chunk / 8 * kPanelBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
+      uint4* at = reinterpret_cast<uint4*>(tile + chunk / 8 * panel_bytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
       const uint4 x = *at;
       *at = make_uint4(x.x & mask[0], x.y & mask[1], x.z & mask[2], x.w & mask[3]);
     }
@@ -135,6 +135,53 @@ __device__ void store_accumulators(const Heads<T>& out, int b, int h, const floa
       }
     }
   }
+}
+
+/// Elements of a row of 2 kCount columns on its way through shared memory: an odd number of 16 bytes, for eight rows to
+/// touch 32 banks.
+constexpr int stage_pitch(int columns) { return columns / 8 % 2 ? columns : columns + 8; }
+
+/// store_accumulators, through 16 rows in shared memory of each warp where whole pieces of 16 bytes can be stored,
+/// though rows begin and end between them.
+template <class T, int kCount>
+__device__ void store_accumulators_staged(const Heads<T>& out, int b, int h, const float (&sums)[kCount], float factor,
+                                          int first, int count, int width, int offset, T* stage) {
+  constexpr int kPitch = stage_pitch(2 * kCount), kPieces = kCount / 4;
+  T* const start = out.of(b, h) - offset;
+  if (reinterpret_cast<uintptr_t>(start) % 16 != 0 || out.row % 8 != 0) {
+    const float factors[2] = {factor, factor};
+    return store_accumulators<T>(out, b, h, sums, factors, first, count, width, offset);
+  }
+  const int lane = threadIdx.x % 32, first_row = first + threadIdx.x % kWarpgroup / 32 * 16;
+#pragma unroll
+  for (int i = 0; i < kCount; i += 2) {
+    T* to = stage + (lane / 4 + i / 2 % 2 * 8) * kPitch + i / 4 * 8 + lane % 4 * 2;
+    *reinterpret_cast<uint32_t*>(to) = pack<T>(sums[i] * factor, sums[i + 1] * factor);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = lane; i < 16 * kPieces; i += 32) {
+    const int row = i / kPieces, column = i % kPieces * 8, begin = offset - column, end = begin + width;
+    if (first_row + row >= count || end <= 0) continue;
+    const uint4 x = *reinterpret_cast<const uint4*>(stage + row * kPitch + column);
+    T* to = start + (first_row + row) * out.row + column;
+    if (begin <= 0 && end >= 8) {
+      *reinterpret_cast<uint4*>(to) = x;
+      continue;
+    }
+    const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      const bool low = 2 * w >= begin && 2 * w < end, high = 2 * w + 1 >= begin && 2 * w + 1 < end;
+      if (low && high) {
+        reinterpret_cast<uint32_t*>(to)[w] = words[w];
+      } else {
+        if (low) to[2 * w].bits = static_cast<uint16_t>(words[w]);
+        if (high) to[2 * w + 1].bits = static_cast<uint16_t>(words[w] >> 16);
+      }
+    }
+  }
+  __syncwarp();  // the next may write
 }
 
 }  // namespace camo::flash::hopper

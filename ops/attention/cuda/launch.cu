@@ -160,6 +160,20 @@ void backward_wgmma(const AttentionProblem& problem, const Tensor& y, const Tens
   backward_hopper(backward_call_of<T>(copied, y, log_sum_exp, grads, gradients), y.device());
 }
 
+/// As backward_wgmma, of tensors in phase.
+template <class T>
+void backward_short(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
+                    const AttentionGradients& gradients) {
+  const Phase phase = call_phase(problem.q);
+  const AttentionProblem aligned = in_phase(problem, phase);
+  const Tensor out = in_phase(y, phase), grads = in_phase(dy, phase);
+  const Call<T> call = backward_call_of<T>(aligned, out, log_sum_exp, grads, gradients);
+  if (hopper_takes_short(call)) return backward_hopper_short(call, y.device());
+  const AttentionProblem copied = copy_in_phase(problem, phase);
+  const Tensor copied_grads = copy_in_phase(dy, phase);
+  backward_hopper_short(backward_call_of<T>(copied, out, log_sum_exp, copied_grads, gradients), y.device());
+}
+
 }  // namespace
 
 int compiled_capability() {
@@ -202,6 +216,7 @@ void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tenso
   dispatch(problem.q.dtype(), [&]<class T>() {
     if constexpr (sizeof(T) == 2) {
       if (kernel == Kernel::wgmma) return backward_wgmma<T>(problem, y, log_sum_exp, dy, gradients);
+      if (kernel == Kernel::short_wgmma) return backward_short<T>(problem, y, log_sum_exp, dy, gradients);
       if (kernel == Kernel::narrow || kernel == Kernel::whole) {
         const Phase phase = call_phase(problem.q);
         const AttentionProblem aligned = in_phase(problem, phase);
