@@ -263,7 +263,10 @@ CAMO_PRODUCTS(BFloat16, "bf16");
 
 /// Two floats as one pair of T, `low` in the lower half.
 template <class T>
-__device__ uint32_t pack(float low, float high);
+__device__ uint32_t pack(float low, float high) {
+  return uint32_t{T(low).bits} | uint32_t{T(high).bits} << 16;
+}
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // in one instruction
 template <>
 __device__ inline uint32_t pack<Half>(float low, float high) {
   uint32_t pair;
@@ -276,6 +279,7 @@ __device__ inline uint32_t pack<BFloat16>(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
   return pair;
 }
+#endif
 
 /// 2^x in one instruction; 0 for -infinity.
 __device__ inline float exp2_unit(float x) {
