@@ -125,6 +125,7 @@ int run(int argc, char** argv) {
 }  // namespace camo::app
 
 int main(int argc, char** argv) {
+  camo::app::receive_stop_signals();
   camo::app::keep_freed_memory();
   try {
     return camo::app::run(argc, argv);

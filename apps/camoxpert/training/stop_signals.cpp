@@ -1,36 +1,59 @@
 #include "apps/camoxpert/training/stop_signals.h"
 
 #include <atomic>
+#include <csignal>
+#include <thread>
 
 namespace camo::app {
 
 namespace {
 
 std::atomic<int> first_signal{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
+std::atomic<bool> caught{false};
 
-void remember(int signal) {
-  first_signal = signal;
-  // The next one of either kind has its usual effect.
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+sigset_t both_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
+}
+
+bool is_ignored(int signal) {
+  struct sigaction action {};
+  return sigaction(signal, nullptr, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+[[noreturn]] void receive() {
+  const sigset_t set = both_signals();
+  for (;;) {
+    int signal = 0, none = 0;
+    if (sigwait(&set, &signal) != 0) continue;
+    if (caught && first_signal.compare_exchange_strong(none, signal)) continue;
+    if (!caught && is_ignored(signal)) continue;
+    std::signal(signal, SIG_DFL);
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    std::raise(signal);
+  }
 }
 
 }  // namespace
 
-StopSignals::StopSignals() {
-  first_signal = 0;
-  struct sigaction action {};
-  action.sa_handler = remember;
-  action.sa_flags = SA_RESTART;  // a save that is under way is not disturbed
-  sigaction(SIGINT, &action, &old_interrupt_);
-  sigaction(SIGTERM, &action, &old_terminate_);
+void receive_stop_signals() {
+  [[maybe_unused]] static const bool started = [] {
+    const sigset_t set = both_signals();
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);  // for this thread and those that it starts
+    std::thread(receive).detach();
+    return true;
+  }();
 }
 
-StopSignals::~StopSignals() {
-  sigaction(SIGINT, &old_interrupt_, nullptr);
-  sigaction(SIGTERM, &old_terminate_, nullptr);
+StopSignals::StopSignals() {
+  receive_stop_signals();
+  first_signal = 0;
+  caught = true;
 }
+StopSignals::~StopSignals() { caught = false; }
 
 int StopSignals::received() { return first_signal; }
 

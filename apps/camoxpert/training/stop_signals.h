@@ -1,11 +1,15 @@
 // SIGINT and SIGTERM ask a run to stop; the second one ends the process at once.
 #pragma once
 
-#include <csignal>
-
 namespace camo::app {
 
-/// Catches both signals within its scope, of which there is at most one.
+/// To be called first in main(): from then on a thread of its own receives both signals, and no other one started
+/// later is interrupted. A handler would run on whatever thread computes; where a library has something else in the
+/// stack pointer for a moment, the kernel writes the handler's frame over it (seen: over the heap). Outside of
+/// StopSignals the signals have their usual effect.
+void receive_stop_signals();
+
+/// Catches the first of both signals within its scope, of which there is at most one.
 class StopSignals {
  public:
   StopSignals();
@@ -15,10 +19,6 @@ class StopSignals {
 
   /// The signal that came, or 0.
   static int received();
-
- private:
-  struct sigaction old_interrupt_ {
-  }, old_terminate_{};
 };
 
 /// Thrown once the run's state is saved.
