@@ -53,7 +53,7 @@ void check_all(const std::vector<Sample>& samples, int64_t limit, std::vector<st
     load_sample(samples[i]);
     return true;
   });
-  while (!reader.next(static_cast<size_t>(8 * num_threads())).empty())
+  while (!reader.next(8 * static_cast<size_t>(num_threads())).empty())
     progress.update(static_cast<int64_t>(reader.position()));
   progress.finish();
   BadImages(limit, bad.messages()).check();
