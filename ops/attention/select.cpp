@@ -77,7 +77,7 @@ int capability_of([[maybe_unused]] Device device) {
 #ifdef CAMO_WITH_CUDA
   if (device.is_cuda()) {
     const cuda::DeviceInfo& info = cuda::device_info(device);
-    return std::min(info.major * 10 + info.minor, compiled_capability());
+    return std::min(info.major * 10 + info.minor, cuda::compiled_capability());
   }
 #endif
   return 0;

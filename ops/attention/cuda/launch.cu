@@ -11,8 +11,6 @@
 namespace camo::flash {
 namespace {
 
-__global__ void empty_kernel() {}
-
 /// The widest access that every row of x allows, at most 16 bytes.
 template <class T>
 int access_of(const Tensor& x) {
@@ -175,15 +173,6 @@ void backward_short(const AttentionProblem& problem, const Tensor& y, const Tens
 }
 
 }  // namespace
-
-int compiled_capability() {
-  static const int capability = [] {
-    cudaFuncAttributes attributes;
-    CAMO_CUDA(cudaFuncGetAttributes(&attributes, empty_kernel));
-    return attributes.ptxVersion;
-  }();
-  return capability;
-}
 
 void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp) {
   const Kernel kernel = kernel_of(case_of(problem, Pass::forward));

@@ -11,9 +11,6 @@ void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor
 void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor& log_sum_exp, const Tensor& dy,
                    const AttentionGradients& gradients);
 
-/// Compute capability, major * 10 + minor, that the kernels were compiled for: less than the device's where the driver
-/// compiles their PTX.
-int compiled_capability();
 /// Whether a device runs the Hopper kernels: it is of compute capability 9.0, and the program has code for it
 /// (CMAKE_CUDA_ARCHITECTURES 90a).
 bool has_hopper_kernels(Device device);
