@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "core/cuda/launch.cuh"
 #include "core/cuda/recording.h"
 
@@ -6,16 +8,7 @@ namespace {
 
 __global__ void empty_kernel() {}
 
-bool devices_and_code_can() {
-  if (compiled_capability() < 90) return false;
-  for (int i = 0; i < device_count(); ++i) {
-    if (device_info(Device(Device::Kind::cuda, i)).major < 9) return false;
-  }
-  return true;
-}
-
-}  // namespace
-
+/// The compute capability that the running kernels were compiled for.
 int compiled_capability() {
   static const int capability = [] {
     cudaFuncAttributes attributes;
@@ -25,8 +18,22 @@ int compiled_capability() {
   return capability;
 }
 
+bool all_devices_can() {
+  for (int i = 0; i < device_count(); ++i) {
+    if (usable_capability(Device(Device::Kind::cuda, i)) < 90) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int usable_capability(Device device) {
+  const DeviceInfo& info = device_info(device);
+  return std::min(info.major * 10 + info.minor, compiled_capability());
+}
+
 bool launches_early() {
-  static const bool can = devices_and_code_can();
+  static const bool can = all_devices_can();
   return can && !is_recording();  // in graphs there is next to nothing to gain
 }
 

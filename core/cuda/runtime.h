@@ -24,8 +24,6 @@ void check(cudaError_t status, const char* call, const char* file, int line);
 void check_launch(const char* kernel, const char* file, int line);
 
 int device_count();
-/// The compute capability that the running kernels were compiled for, major * 10 + minor.
-int compiled_capability();
 /// Makes `device` current on this thread and returns its compute stream.
 cudaStream_t use(Device device);
 /// The stream for copies between host and device that overlap with computing.
@@ -41,6 +39,9 @@ struct DeviceInfo {
   int64_t total_bytes = 0;
 };
 const DeviceInfo& device_info(Device device);
+/// What kernels may use on a device: its compute capability, major * 10 + minor, or the one they were compiled for
+/// where the driver compiles PTX of an older one.
+int usable_capability(Device device);
 
 /// A point in a stream that another stream, or the host, can wait for.
 class Event {

@@ -75,10 +75,7 @@ constexpr Line kTable[] = {
 
 int capability_of([[maybe_unused]] Device device) {
 #ifdef CAMO_WITH_CUDA
-  if (device.is_cuda()) {
-    const cuda::DeviceInfo& info = cuda::device_info(device);
-    return std::min(info.major * 10 + info.minor, cuda::compiled_capability());
-  }
+  if (device.is_cuda()) return cuda::usable_capability(device);
 #endif
   return 0;
 }

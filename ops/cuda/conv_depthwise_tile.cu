@@ -84,7 +84,7 @@ bool has_depthwise_tiles(const ConvProblem& p, const Tensor& in, const Tensor& o
   const DType dtype = in.dtype();
   if (p.inputs_per_group() != 1 || (dtype != f32 && dtype != f16 && dtype != bf16)) return false;
   return p.c * size_in_bytes(dtype) % 16 == 0 && is_aligned(in.raw_data(), 16) && is_aligned(out.raw_data(), 16) &&
-         device_info(in.device()).major >= 8;
+         usable_capability(in.device()) >= 80;
 }
 
 void depthwise_tile_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias,

@@ -78,7 +78,7 @@ bool has_narrow_kernels(const ConvProblem& p, const Tensor& x) {
   const bool dilated =
       p.dilation_h == p.dilation_w && p.padding_h == p.dilation_h && p.padding_w == p.dilation_w && p.dilation_h <= 4;
   const bool narrow = p.c == p.o && p.c % 4 == 0 && p.c <= 40 && p.n * p.h * p.w * p.c < (int64_t{1} << 31);
-  return plain && dilated && narrow && (x.dtype() == f16 || x.dtype() == bf16) && device_info(x.device()).major >= 8;
+  return plain && dilated && narrow && (x.dtype() == f16 || x.dtype() == bf16) && usable_capability(x.device()) >= 80;
 }
 
 void narrow_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y) {
