@@ -25,12 +25,12 @@ DepthwiseTiles sizes(const ConvProblem& p, bool turned) {
   return s;
 }
 
-/// Calls fn.template operator()<DepthwiseTile<...>>(): narrow maps have tiles of 12 columns, others of 24.
-template <class Fn>
+/// Calls fn.template operator()<Tile<...>>(): narrow maps have tiles of 12 columns, others of 24.
+template <template <class, int, int> class Tile, class Fn>
 void dispatch(const ConvProblem& p, DType dtype, int64_t width, Fn&& fn) {
   const auto by_width = [&]<class T, int K>() {
-    if (width <= 2 * kTileColumns) fn.template operator()<DepthwiseTile<T, K, 2>>();
-    else fn.template operator()<DepthwiseTile<T, K, 4>>();
+    if (width <= 2 * kTileColumns) fn.template operator()<Tile<T, K, 2>>();
+    else fn.template operator()<Tile<T, K, 4>>();
   };
   const auto by_kernel = [&]<class T>() {
     switch (p.kh) {
@@ -51,7 +51,7 @@ unsigned channel_tiles(const ConvProblem& p) {
 
 void convolve(const ConvProblem& p, const Tensor& in, const Tensor& weight, const Tensor& bias, const Tensor& out,
               bool turned, bool adds) {
-  dispatch(p, in.dtype(), out.size(2), [&]<class S>() {
+  dispatch<DepthwiseMapTile>(p, in.dtype(), out.size(2), [&]<class S>() {
     using T = typename S::T;
     const DepthwiseTiles s = sizes<S>(p, turned);
     constexpr int64_t kBytes = S::kTaps * kTileChannels * sizeof(float) + S::kInElements * sizeof(T);
@@ -99,7 +99,7 @@ void depthwise_tile_backward_data(const ConvProblem& p, const Tensor& dy, const 
 
 void depthwise_tile_backward_weight(const ConvProblem& p, const Tensor& x, const Tensor& dy, const Tensor& dweight,
                                     const Tensor& dbias) {
-  dispatch(p, x.dtype(), p.ow, [&]<class S>() {
+  dispatch<DepthwiseWeightTile>(p, x.dtype(), p.ow, [&]<class S>() {
     using T = typename S::T;
     const DepthwiseTiles s = sizes<S>(p, false);
     const int most =

@@ -15,21 +15,27 @@ namespace camo::cuda {
 
 inline constexpr int kTileChannels = 32, kTilePairs = 16, kTileColumns = 6;
 
-template <class T_, int K_, int kGroups_>
+template <class T_, int K_, int kGroups_, int kRows_>
 struct DepthwiseTile {
   using T = T_;
   static constexpr int K = K_, kGroups = kGroups_, kThreads = kWarp * kGroups;
-  static constexpr int kRows = K == 9 ? 3 : 4;
+  static constexpr int kRows = kRows_;
   static constexpr int kHeight = 2 * kRows, kWidth = kTileColumns * kGroups;  // of outputs
   static constexpr int kInHeight = kHeight + K - 1, kInWidth = kWidth + K - 1, kWindow = kTileColumns + K - 1;
   /// kRows rows lie half of the banks apart: widths are even, so a row is a multiple of 128 bytes before.
-  static constexpr int kGap = (kRows == 3 ? 64 : 16) / static_cast<int>(sizeof(T));
+  static constexpr int kGap = (kRows % 2 == 1 ? 64 : (kRows % 4 == 2 ? 32 : 16)) / static_cast<int>(sizeof(T));
   static constexpr int kRowPitch = kInWidth * kTileChannels + kGap;
   static constexpr int kOutPitch = kWidth * kTileChannels + kGap;
   static constexpr int kInElements = kInHeight * kRowPitch, kOutElements = kHeight * kOutPitch;
   static constexpr int kTaps = K * K;
   static_assert(kInWidth % 2 == 0 && kWidth % 2 == 0);
 };
+
+/// Rows that a thread has, as measured: of outputs, and of those that dw sums over.
+template <class T, int K, int kGroups>
+using DepthwiseMapTile = DepthwiseTile<T, K, kGroups, K == 9 ? 3 : 2>;
+template <class T, int K, int kGroups>
+using DepthwiseWeightTile = DepthwiseTile<T, K, kGroups, K >= 7 ? 6 : 4>;
 
 /// Sizes of a launch: `in` is what is read with its neighbourhood, `out` the other map.
 struct DepthwiseTiles {
@@ -43,14 +49,16 @@ __device__ void depthwise_load(T* tile, const T* __restrict__ map, int h, int w,
                                int left, int first_channel) {
   constexpr int kPieces = kTileChannels * static_cast<int>(sizeof(T)) / 16,
                 kElements = 16 / static_cast<int>(sizeof(T));
-  for (int i = threadIdx.x; i < kHeight * kWidth * kPieces; i += kThreads) {
-    const int piece = i % kPieces, pixel = i / kPieces, row = pixel / kWidth, column = pixel % kWidth;
-    const int y = top + row, x = left + column, c = first_channel + piece * kElements;
-    T* to = tile + row * kPitch + column * kTileChannels + piece * kElements;
-    if (y >= 0 && y < h && x >= 0 && x < w && c < channels) {
-      flash::copy_async<16>(to, map + ((int64_t{image} * h + y) * w + x) * channels + c);
-    } else {
-      *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+  for (int i = threadIdx.x; i < kWidth * kPieces; i += kThreads) {  // a piece of a column, from row to row
+    const int piece = i % kPieces, column = i / kPieces, x = left + column, c = first_channel + piece * kElements;
+    const bool there = x >= 0 && x < w && c < channels;
+    T* to = tile + column * kTileChannels + piece * kElements;
+    int64_t from = ((int64_t{image} * h + top) * w + x) * channels + c;
+#pragma unroll 2
+    for (int row = 0; row < kHeight; ++row, to += kPitch, from += int64_t{w} * channels) {
+      const int y = top + row;
+      if (there && y >= 0 && y < h) flash::copy_async<16>(to, map + from);
+      else *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
     }
   }
 }
