@@ -128,6 +128,7 @@ class Module {
   };
   void check_name(const std::string& name) const;
   void collect(const std::string& prefix, std::vector<NamedTensor>& out) const;
+  void collect_parameters(Tensors& out) const;
 
   std::vector<Slot> slots_;
   std::vector<std::pair<std::string, std::shared_ptr<Module>>> children_;
