@@ -53,7 +53,7 @@ TEST(Evaluate, CheckpointAndItsPredictionsHaveTheSameScores) {
     EXPECT_EQ(a["dataset"], b["dataset"]);
     ASSERT_EQ(a["per_image"].size(), 5u);
     for (size_t i = 0; i < 5; ++i) {
-      EXPECT_EQ(a["per_image"][i]["name"].get<std::string>() + ".png", b["per_image"][i]["name"]);
+      EXPECT_EQ(a["per_image"][i]["name"].get<std::string>() + ".png", b["per_image"][i]["name"].get<std::string>());
       EXPECT_EQ(a["per_image"][i]["wfm"], b["per_image"][i]["wfm"]);
     }
     for (const char* key : {"mae", "sm", "wfm", "adp_fm", "mean_fm", "max_fm", "adp_em", "mean_em", "max_em", "iou"})
