@@ -126,7 +126,7 @@ std::vector<NamedTensor> Module::named_buffers() const {
   return all;
 }
 
-void Module::collect_parameters(Tensors& out) const {  // without the names, which take longer than all else of a step
+void Module::collect_parameters(Tensors& out) const {  // every step asks: without making names
   for (const Slot& slot : slots_) {
     if (!slot.is_buffer) out.push_back(slot.tensor);
   }
