@@ -1,43 +1,83 @@
 #include "apps/camoxpert/config_file.h"
 
+#include <algorithm>
 #include <memory>
-#include <stdexcept>
+#include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "apps/camoxpert/arguments.h"
 #include "core/error.h"
 
 namespace camo::app {
 namespace {
 
+std::string did_you_mean(const std::string& typed, const std::vector<std::string>& known) {
+  const std::string nearest = nearest_name(typed, known);
+  return nearest.empty() ? "" : concat_text("; did you mean ", nearest, "?");
+}
+
 class ConfigFile : public CLI::ConfigTOML {
  public:
+  explicit ConfigFile(const CLI::App& app) : app_(app) {}
+
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
     std::vector<CLI::ConfigItem> read = CLI::ConfigTOML::from_config(input);
-    for (const CLI::ConfigItem& item : read) {
+    std::set<std::string> names;
+    for (CLI::ConfigItem& item : read) {
       const bool is_section = item.name == "++" || item.name == "--";  // its begin and its end
-      CAMO_CHECK_CODE(usage, is_section || !item.inputs.empty(), "--config: '", item.fullname(),
-                      "' must have a value; got an empty list");
+      const auto running = app_.get_subcommands();
+      if (item.parents.empty() && !is_section && !running.empty()) item.parents = {running.front()->get_name()};
+      const CLI::App* const command = item.parents.empty() ? nullptr : find_section(item.parents);
+      if (command == nullptr || is_section) continue;
+      check(item, *command);
+      CAMO_CHECK_CODE(usage, names.insert(item.fullname()).second, "--config: '", item.fullname(),
+                      "' must have one value; got another one further down");
     }
     return read;
   }
+
+ private:
+  const CLI::App* find_section(const std::vector<std::string>& parents) const {
+    const CLI::App* const command = find_command(app_, parents.front());
+    if (command == nullptr || parents.size() > 1) {
+      std::vector<std::string> known;
+      for (const CLI::App* other : app_.get_subcommands(nullptr)) known.push_back(other->get_name());
+      fail(ErrorCode::usage, "--config: a section must have the name of a command; got [",
+           CLI::detail::join(parents, "."), "]", did_you_mean(parents.front(), known));
+    }
+    return command;
+  }
+
+  static void check(const CLI::ConfigItem& item, const CLI::App& command) {
+    const CLI::Option* option = command.get_option_no_throw("--" + item.name);
+    if (option == nullptr) option = command.get_option_no_throw(item.name);  // an argument without dashes
+    if (option == nullptr || !option->get_configurable()) {
+      std::vector<std::string> known;
+      for (const CLI::Option* other : command.get_options())
+        if (other->get_configurable())
+          known.insert(known.end(), other->get_lnames().begin(), other->get_lnames().end());
+      fail(ErrorCode::usage, "--config: '", item.fullname(), "' is no flag of ", command.get_name(),
+           did_you_mean(item.name, known));
+    }
+    const auto count = static_cast<int>(item.inputs.size());
+    CAMO_CHECK_CODE(usage, count > 0, "--config: '", item.fullname(), "' must have a value; got an empty list");
+    CAMO_CHECK_CODE(usage, count <= std::max(1, option->get_items_expected_max()), "--config: '", item.fullname(),
+                    "' must have one value; got ", count);
+    const std::string name = concat_text("--config: '", item.fullname(), "'");
+    if (is_switch(*option)) check_switch(name, item.inputs.front());
+    else check_not_empty(name, *option, item.inputs.front());
+  }
+
+  const CLI::App& app_;
 };
 
 }  // namespace
 
 void add_config_file(CLI::App& app) {
   app.set_config("--config", "", "TOML file with flags, e.g. the config.toml of a run folder")->expected(1);
-  app.config_formatter(std::make_shared<ConfigFile>());
-}
-
-void parse_arguments(CLI::App& app, std::vector<std::string> arguments) {
-  try {
-    app.parse(std::move(arguments));
-  } catch (const std::out_of_range&) {
-    fail(ErrorCode::usage,
-         "a switch must be true or false, or a number of at most 64 bits; got a larger number in a flag or in the file "
-         "of "
-         "--config");
-  }
+  app.config_formatter(std::make_shared<ConfigFile>(app));
 }
 
 }  // namespace camo::app

@@ -2,17 +2,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <string>
-#include <vector>
 
 namespace camo::app {
 
-/// Offers --config: a TOML file with flags. A flag without a value (`loss = []`) is ErrorCode::usage; CLI11 takes it
-/// for a text, and crashes.
+/// Offers --config: a TOML file with flags, those of a command in its section ([train]), those without a section for
+/// the command that runs. What CLI11 passes over or crashes on is ErrorCode::usage: unknown sections and keys, a key
+/// without value (`loss = []`) or with several, a switch that is no boolean.
 void add_config_file(CLI::App& app);
-
-/// app.parse(arguments), the last argument first. A switch whose value is a number beyond 64 bits is ErrorCode::usage;
-/// CLI11 throws std::out_of_range.
-void parse_arguments(CLI::App& app, std::vector<std::string> arguments);
 
 }  // namespace camo::app

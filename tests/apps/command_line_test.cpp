@@ -97,28 +97,6 @@ TEST_F(CommandLine, ConfigurationIsAcceptedBack) {
   EXPECT_THAT(read_text(again + "/config.toml"), HasSubstr("tf32=true"));  // what is on by default stays on
 }
 
-TEST_F(CommandLine, FlagsBeatEnvironmentBeatsConfiguration) {
-  const std::string config = path("short.toml");
-  std::ofstream(config) << "[predict]\nbatch-size=0\n";
-  const std::string predict = "predict --config " + config + " --checkpoint " + best() + " --input " + data() +
-                              "/Test/Imgs --output-dir " + path("precedence");
-  expect_failure(predict, 2, "--batch-size: must be at least 1; got 0");
-  expect_failure(predict, 2, "--batch-size: must be at least 1; got -1", "CAMO_BATCH_SIZE=-1");
-  expect_failure(predict + " --batch-size -2", 2, "--batch-size: must be at least 1; got -2", "CAMO_BATCH_SIZE=-1");
-}
-
-TEST_F(CommandLine, ConfigurationsWithoutAValueAreRefused) {
-  const std::string config = path("empty_list.toml");
-  std::ofstream(config) << "[train]\ndataset-path=\"data\"\nloss=[]\n";
-  expect_failure("train --config " + config, 2, "--config: 'train.loss' must have a value; got an empty list");
-}
-
-TEST_F(CommandLine, SwitchesWithHugeNumbersAreRefused) {
-  const std::string config = path("huge_switch.toml");
-  std::ofstream(config) << "[train]\ndataset-path=\"data\"\nno-tf32=18446744073709551614\n";
-  expect_failure("train --config " + config, 2, "a switch must be true or false, or a number of at most 64 bits");
-}
-
 TEST_F(CommandLine, SameSeedGivesTheSameWeights) {
   const std::string twin = path("twin");
   ASSERT_EQ(run_camoxpert("train --dataset-path " + data() + " --checkpoint-dir " + twin + kSmall + " --num-workers 3")

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <vector>
 
+#include "apps/camoxpert/arguments.h"
 #include "apps/camoxpert/config_file.h"
 #include "apps/camoxpert/training/train_options.h"
 #include "core/error.h"
@@ -68,7 +69,7 @@ bool run_configuration(std::span<const uint8_t> bytes) {
   own.file.assign(bytes);
   own.options = {};
   try {
-    app::parse_arguments(own.app, {own.file.path(), "--config", "train"});
+    app::parse_arguments(own.app, {"train", "--config", own.file.path()});
     own.options.check();
     return true;
   } catch (const CLI::Error&) {
