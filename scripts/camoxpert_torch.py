@@ -6,10 +6,12 @@ the images that chose them (one host copy of the routing a layer), Sobel filters
 through the fused kernel on channels-last tensors, attention on fused-kernel-friendly views, fused AdamW.
 
   camoxpert_torch.py check FILE... [--dtype f32]         golden files (float64 unless told, CPU)
-  camoxpert_torch.py bench [--device cuda|cpu] [--compile] [--batch 16] [--size 384] [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1] [--memory channels_last|channels_first] [--experts 0,2,3]
+  camoxpert_torch.py bench [DTYPE:BATCH:INPUTS...] [--device cuda|cpu] [--compile] [--batch 16] [--size 384]
+                     [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1] [--memory channels_last|channels_first]
+                     [--experts 0,2,3]                   several configurations in one process, or the one of the flags
   camoxpert_torch.py train DIR [--epochs 40]             DIR/{train,test}/{Imgs,GT}, pre-resized pictures
 """
-import argparse, json, math, os, time
+import argparse, functools, gc, json, math, os, re, sys, time
 import torch, torch.nn as nn, torch.nn.functional as F
 import timm
 
@@ -37,6 +39,35 @@ class Texture(nn.Module):
         return self.fusion(torch.cat([self.branch1(x), self.branch2(x), self.branch3(x), self.branch4(x)], 1)) + x
 
 
+SCORES = 40 << 30  # bytes of attention matrices that are alive together: scores, probabilities, a gradient
+
+def unfused(q, k, v): return F.scaled_dot_product_attention(q, k, v)
+
+def padded(q, k, v):
+    """Heads of a multiple of four floats, which PyTorch's fused kernel takes."""
+    d = q.shape[-1]; q, k, v = (F.pad(t, (0, -d % 4)) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, scale=d ** -0.5)[..., :d]
+
+@functools.cache
+def faster(heads, n, d):
+    """unfused or padded: which takes less time forward and backward for one picture."""
+    x = [torch.randn(1, heads, n, d, device='cuda', requires_grad=True) for _ in range(3)]; dy = torch.randn_like(x[0]); times = {}
+    for attention in (unfused, padded):
+        def run():
+            with torch.enable_grad(): torch.autograd.grad(attention(*x), x, dy)
+        times[attention] = median(run, 'cuda', 5, 2)
+    print(f'attention of {n} tokens, {heads} heads of {d}, in f32: unfused {times[unfused]:.2f} ms, padded {times[padded]:.2f} ms', file=sys.stderr)
+    return min(times, key=times.get)
+
+def attend(q, k, v):
+    """In f32 PyTorch has no fused kernel for heads like the first stage's, 10 wide, and makes the whole matrix of scores: 2.5 GiB for
+    a picture of 9216 tokens, 40.5 GiB for 16. So they are padded where that is faster, or where the matrices would not fit."""
+    b, h, n, d = q.shape
+    if q.is_cuda and q.dtype == torch.float32 and d % 4:
+        return padded(q, k, v) if 12 * b * h * n * n > SCORES else faster(h, n, d)(q, k, v)
+    return unfused(q, k, v)
+
+
 class SDTAEncoder(nn.Module):
     def __init__(self, c, heads=8):
         super().__init__(); self.heads = heads
@@ -45,7 +76,7 @@ class SDTAEncoder(nn.Module):
         b, c, h, w = x.shape
         t = self.qkv(x).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, c // self.heads)
         q, k, v = (t[:, :, i].transpose(1, 2) for i in range(3))
-        o = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        o = attend(q, k, v).transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
         return self.drop(self.proj(o)) + x
 
 class Attention(nn.Module):
@@ -131,7 +162,7 @@ class MoE(nn.Module):
             if len(rows):
                 r = rows.to(x.device, non_blocking=True)
                 out = out.index_add(0, r, (expert(x[r]) * weight[r, i].view(-1, 1, 1, 1)).to(out.dtype))
-        freq = torch.bincount(chosen.flatten(), minlength=e).to(torch.float64) / (b * self.k + 1e-8)
+        self.pictures = torch.bincount(chosen.flatten(), minlength=e); freq = self.pictures.to(torch.float64) / (b * self.k + 1e-8)
         return out, 0.001 * float(((freq - 1 / e) ** 2).mean()), idx
 
 
@@ -276,13 +307,25 @@ def steps(a):
 
 
 def bench(a):
+    torch.manual_seed(0)                                   # the gates choose the same experts in every run
     m, step, infer = steps(a)
     cuda = a.device == 'cuda'
-    if cuda: torch.cuda.reset_peak_memory_stats()
+    if cuda: step(); torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()  # not the peak of `faster`
     t = median(step, a.device); mem = torch.cuda.max_memory_allocated() / 2**30 if cuda else 0
-    m.eval(); i = median(infer, a.device)
+    pictures = [layer.pictures.tolist() for layer in m.moe_layers]; m.eval(); i = median(infer, a.device)
     print(json.dumps({'peer': f'torch {torch.__version__}' + (' compile' if a.compile else ''), 'device': a.device, 'threads': torch.get_num_threads(), 'backbone': a.backbone, 'dtype': a.dtype, 'batch': a.batch, 'size': a.size, 'memory': a.memory, 'inputs': a.inputs,
-                      'train_ms': round(t, 2), 'train_img_s': round(a.batch / t * 1e3, 1), 'infer_ms': round(i, 2), 'peak_GiB': round(mem, 2)}), flush=True)
+                      'train_ms': round(t, 2), 'train_img_s': round(a.batch / t * 1e3, 1), 'infer_ms': round(i, 2), 'peak_GiB': round(mem, 2), 'pictures_per_expert': pictures}), flush=True)
+
+
+def benches(a):
+    """One after the other; out of memory ends one of them. Returns the exit code."""
+    code = 0
+    for text in a.files or [f'{a.dtype}:{a.batch}:{a.inputs}']:
+        dtype, batch, inputs = text.split(':')
+        try: bench(argparse.Namespace(**vars(a) | {'dtype': dtype, 'batch': int(batch), 'inputs': int(inputs)}))
+        except torch.cuda.OutOfMemoryError as error: code = 1; print(f'Error: {text}: {str(error).split(". ")[0]}', file=sys.stderr, flush=True)
+        gc.collect(); torch.cuda.empty_cache()
+    return code
 
 
 def train(a):
@@ -322,5 +365,11 @@ if __name__ == '__main__':
     ap.add_argument('--experts', default=[], type=lambda text: list(map(int, text.split(','))), help='these run, like 0,2,3, not those that the random gates choose')
     ap.add_argument('--memory', default='channels_last', choices=list(MEMORY), help='order of the maps in memory')
     ap.add_argument('--inputs', type=int, default=1, help='batches to rotate; with more than one the groups per expert change every step, as in training, and cuDNN plans anew')
-    a = ap.parse_args(); a.dir = a.files[0] if a.files else None
-    check(a.files, torch.float32 if a.dtype == 'f32' else torch.float64) if a.command == 'check' else bench(a) if a.command == 'bench' else train(a)
+    a = ap.parse_intermixed_args(); a.dir = a.files[0] if a.files else None
+    if a.command == 'bench' and not all(re.fullmatch(r'(bf16|tf32|f32):[1-9]\d*:[1-9]\d*', text) for text in a.files):
+        ap.error(f'bench: configurations must be DTYPE:BATCH:INPUTS, like bf16:16:8; got {" ".join(a.files)}')
+    if a.command == 'train' and len(a.files) != 1: ap.error('train: needs one folder')
+    if a.device == 'cuda' and a.command != 'check' and not torch.cuda.is_available(): ap.error(f'{a.command}: there is no CUDA device; --device cpu')
+    if a.command == 'check': check(a.files, torch.float32 if a.dtype == 'f32' else torch.float64)
+    if a.command == 'bench': sys.exit(benches(a))
+    if a.command == 'train': train(a)
