@@ -37,7 +37,7 @@ def network_rounds(args, backbone, size, batch, experts):
     """[{(contender, pass): milliseconds}]"""
     import camoxpert_torch
     peers = {order: camoxpert_torch.steps(types.SimpleNamespace(device='cpu', dtype='f32', compile=False, backbone=backbone, batch=int(batch),
-                                                                size=int(size), inputs=1, memory=order, experts=list(map(int, experts.split('-')))))
+                                                                size=int(size), inputs=1, memory=order, pictures=[], experts=list(map(int, experts.split('-')))))
              for order in args.orders.split(',')}
     rounds = []
     for _ in range(args.rounds):

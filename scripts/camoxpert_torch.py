@@ -8,7 +8,7 @@ through the fused kernel on channels-last tensors, attention on fused-kernel-fri
   camoxpert_torch.py check FILE... [--dtype f32]         golden files (float64 unless told, CPU)
   camoxpert_torch.py bench [DTYPE:BATCH:INPUTS...] [--device cuda|cpu] [--compile] [--batch 16] [--size 384]
                      [--dtype bf16|tf32|f32] [--backbone edgenext_base] [--inputs 1] [--memory channels_last|channels_first]
-                     [--experts 0,2,3]                   several configurations in one process, or the one of the flags
+                     [--experts 0,2,3] [--pictures FILE] several configurations in one process, or the one of the flags
   camoxpert_torch.py train DIR [--epochs 40]             DIR/{train,test}/{Imgs,GT}, pre-resized pictures
 """
 import argparse, functools, gc, json, math, os, re, sys, time
@@ -151,10 +151,12 @@ KINDS = [Texture, Attention, Hybrid, Frequency, Edge, Semantic, Contrast]
 class MoE(nn.Module):
     def __init__(self, c, e):
         super().__init__(); self.k = min(max(2, e // 2), e)
-        self.experts = nn.ModuleList([KINDS[i % 7](c) for i in range(e)]); self.gate = Gate(c, e)
+        self.experts = nn.ModuleList([KINDS[i % 7](c) for i in range(e)]); self.gate = Gate(c, e); self.given, self.call = None, 0
     def forward(self, x):
         b, e = x.shape[0], len(self.experts)
-        top, idx = torch.topk(self.gate(x), self.k, -1); w = F.softmax(top, -1)
+        logits = self.gate(x); top, idx = torch.topk(logits, self.k, -1)
+        if self.given is not None: idx = self.given[self.call % len(self.given)]; top = logits.gather(1, idx); self.call += 1
+        w = F.softmax(top, -1)
         weight = torch.zeros(b, e, device=x.device, dtype=w.dtype).scatter(1, idx, w)
         chosen = idx.cpu(); out = torch.zeros_like(x)          # the one host copy of the layer
         for i, expert in enumerate(self.experts):
@@ -290,11 +292,22 @@ def setup(a):
     return m, loss, lambda: torch.autocast(a.device, torch.bfloat16, enabled=a.dtype == 'bf16')
 
 
+def given_choices(counts, inputs, b, k):
+    """[inputs, b, k] experts. One input: as many pictures for each expert as camo's gates gave it, in that proportion where the batches
+    differ; several: drawn, four fifths in that proportion and one evenly, so that the groups change."""
+    share = torch.tensor(counts, dtype=torch.float64); share /= share.sum()
+    if inputs > 1: return torch.multinomial((0.8 * share + 0.2 / len(counts)).expand(inputs * b, -1), k).view(inputs, b, k)
+    exact = share * b * k; whole = exact.floor().long()
+    while whole.sum() < b * k: whole[torch.where(whole < b, exact - whole, -math.inf).argmax()] += 1
+    return torch.arange(len(counts)).repeat_interleave(whole).view(1, k, b).transpose(1, 2).contiguous()  # no picture has one twice
+
+
 def steps(a):
     """The model, and functions that run one training step and one inference."""
     m, loss, cast = setup(a)
     with torch.no_grad():                                  # as --experts of camoxpert bench
         for layer in m.moe_layers: layer.gate.fusion[3].bias[a.experts] = 1e4
+    for layer, counts in zip(m.moe_layers, a.pictures): layer.given = given_choices(counts, a.inputs, a.batch, layer.k).to(a.device)
     opt = torch.optim.AdamW(m.parameters(), lr=1e-5, weight_decay=1e-4, fused=True)
     xs = [torch.randn(a.batch, 3, a.size, a.size, device=a.device).to(memory_format=MEMORY[a.memory]) for _ in range(a.inputs)]
     y = (torch.rand(a.batch, 1, a.size, a.size, device=a.device) > .5).float(); it = iter(range(10**9))
@@ -315,6 +328,12 @@ def bench(a):
     pictures = [layer.pictures.tolist() for layer in m.moe_layers]; m.eval(); i = median(infer, a.device)
     print(json.dumps({'peer': f'torch {torch.__version__}' + (' compile' if a.compile else ''), 'device': a.device, 'threads': torch.get_num_threads(), 'backbone': a.backbone, 'dtype': a.dtype, 'batch': a.batch, 'size': a.size, 'memory': a.memory, 'inputs': a.inputs,
                       'train_ms': round(t, 2), 'train_img_s': round(a.batch / t * 1e3, 1), 'infer_ms': round(i, 2), 'peak_GiB': round(mem, 2), 'pictures_per_expert': pictures}), flush=True)
+
+
+def pictures_per_expert(file):
+    try:
+        with open(file) as text: return json.load(text)['pictures_per_expert']
+    except (OSError, ValueError, KeyError) as error: raise argparse.ArgumentTypeError(f'{file} has no pictures_per_expert: {error!r}')
 
 
 def benches(a):
@@ -363,6 +382,7 @@ if __name__ == '__main__':
     ap.add_argument('--device', default='cuda', choices=['cuda', 'cpu']); ap.add_argument('--compile', action='store_true'); ap.add_argument('--batch', type=int, default=16); ap.add_argument('--size', type=int, default=384)
     ap.add_argument('--dtype', default='bf16', choices=['bf16', 'tf32', 'f32']); ap.add_argument('--backbone', default='edgenext_base'); ap.add_argument('--epochs', type=int, default=40)
     ap.add_argument('--experts', default=[], type=lambda text: list(map(int, text.split(','))), help='these run, like 0,2,3, not those that the random gates choose')
+    ap.add_argument('--pictures', default=[], type=pictures_per_expert, metavar='FILE', help='experts get as many pictures as in this file of camoxpert bench train-step --json')
     ap.add_argument('--memory', default='channels_last', choices=list(MEMORY), help='order of the maps in memory')
     ap.add_argument('--inputs', type=int, default=1, help='batches to rotate; with more than one the groups per expert change every step, as in training, and cuDNN plans anew')
     a = ap.parse_intermixed_args(); a.dir = a.files[0] if a.files else None

@@ -245,10 +245,13 @@ attention() {
 }
 show() { [[ -n $dry || ! -s $out/$1.log ]] || cat "$out/$1.log"; }
 
-# The PyTorch peer, a line a configuration: all that `table` has rows for.
+# The PyTorch peer, a line a configuration: all that `table` has rows for. Which experts random gates choose decides what a step
+# costs, so the peer's get as many pictures as ours did in `bench`.
 peer() {
   python_has torch timm || { leave_out peer "there is no PyTorch with timm"; return; }
-  run peer 110 200 python3 scripts/camoxpert_torch.py bench bf16:16:1 bf16:16:8 tf32:16:1 tf32:16:8 bf16:32:1 bf16:1:1
+  local groups=() configurations=(bf16:16:1 bf16:16:8 tf32:16:1 tf32:16:8 bf16:32:1 bf16:1:1)
+  [[ -s $out/train-step.bf16.json ]] && groups=(--pictures "$out/train-step.bf16.json")
+  run peer 110 200 python3 scripts/camoxpert_torch.py bench "${configurations[@]}" ${groups[@]+"${groups[@]}"}
   [[ -n $dry ]] || grep '"train_ms"' "$out/peer.log" | tee "$out/peer.jsonl"
 }
 

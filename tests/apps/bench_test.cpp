@@ -6,6 +6,7 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <thread>
 
 #include "apps/camoxpert/bench/device_idle.h"
@@ -116,6 +117,11 @@ TEST(BenchTable, HasAllRowsBesideThePeer) {
     }
     EXPECT_GT(row["ms"], 0);
     EXPECT_GT(row["floor_ms"], 0);
+    ASSERT_EQ(row.contains("pictures_per_expert"), i != 3);
+    if (i != 3) {
+      for (const auto& counts : row["pictures_per_expert"].get<std::vector<std::vector<int64_t>>>())
+        EXPECT_EQ(std::accumulate(counts.begin(), counts.end(), int64_t{0}), 3 * wanted[i].batch);
+    }
     ASSERT_EQ(row.contains("peer_ms"), wanted[i].peer_ms > 0);
     if (wanted[i].peer_ms == 0) continue;
     EXPECT_EQ(row["peer_ms"], wanted[i].peer_ms);

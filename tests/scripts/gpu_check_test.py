@@ -28,7 +28,7 @@ PROGRAM = """
 echo "$(basename "$0") $*" >>"$FAKE/calls"
 case "$*" in
   *synth*) mkdir -p "$3" ;;
-  *--json*) echo 'median 1.00 ms' ;;
+  *--json*) echo 'median 1.00 ms'; json=${*##*--json }; echo '{}' >"${json%% *}" ;;
 esac
 [[ $(basename "$0") == "${FAILS:-}" ]] && { echo '[  FAILED  ] Sums.Add (1 ms)'; exit 1; }
 exit 0
@@ -89,6 +89,7 @@ class GpuCheck(unittest.TestCase):
         table = next(call for call in self.calls() if "bench table" in call)
         for flag in f"--peer {self.fake}/out/peer.jsonl", f"--dataset-path {self.fake}/out/pictures", "--profile":
             self.assertIn(flag, table)
+        self.assertTrue(any(f"--pictures {self.fake}/out/train-step.bf16.json" in call for call in self.calls() if call.startswith("peer ")))
         self.assertEqual(sum("synth" in call for call in self.calls()), 1)
         self.assertEqual(sum(call.startswith("test_nn ") for call in self.calls()), 3)
 

@@ -122,6 +122,7 @@ nlohmann::json run_network_bench(const NetworkBenchOptions& options, Device devi
       1e3 * static_cast<double>(options.train.batch_size) / (from_disk ? timing.mean_ms() : timing.median_ms());
   print_timing(options, device, timing, rate);
   nlohmann::json row = to_json(options, device, timing, rate);
+  if (!workload->pictures_per_expert().empty()) row["pictures_per_expert"] = workload->pictures_per_expert();
   if (!options.profile) return row;
   if (!from_disk) {
     const Peaks peaks = measure_peaks(device, options.train.common.autocast());

@@ -65,6 +65,14 @@ struct RandomPictures {
   Tensor images, masks;
 };
 
+using Counts = std::vector<std::vector<int64_t>>;
+
+Counts counts_of(const CamoXpertOutput& output) {
+  Counts counts;
+  for (const RoutingReport& stage : output.routing) counts.push_back(stage.counts);
+  return counts;
+}
+
 /// One element: reading it waits for the device.
 double first_of(const Tensor& x) { return slice(reshape(x, {-1}), 0, 0, 1).item(); }
 
@@ -92,12 +100,16 @@ class RandomTraining final : public Workload {
     step(mark);
   }
 
+  Counts pictures_per_expert() const override { return counts_; }
+
  private:
   void step(const Mark& mark) {
     network_->zero_grad();
     const LossOutput loss = [&] {
       const Autocast scope(options_.common.autocast());
-      return (*loss_)((*network_)(pictures_.images), pictures_.masks);
+      const CamoXpertOutput output = (*network_)(pictures_.images);
+      counts_ = counts_of(output);
+      return (*loss_)(output, pictures_.masks);
     }();
     mark("forward of the rest", "other");
     backward(loss.total);
@@ -115,6 +127,7 @@ class RandomTraining final : public Workload {
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<AdamW> optimizer_;
   Tensor result_;
+  Counts counts_;
 };
 
 class RandomInference final : public Workload {
@@ -138,11 +151,14 @@ class RandomInference final : public Workload {
     pictures_.upload();
     mark("upload and normalise a batch", "data");
     const Autocast scope(autocast_);
-    result_ = sigmoid((*network_)(pictures_.images).logits);
+    const CamoXpertOutput output = (*network_)(pictures_.images);
+    counts_ = counts_of(output);
+    result_ = sigmoid(output.logits);
     mark("forward of the rest", "other");
   }
 
   bool used_graphs() const override { return runner_.used_graphs(); }
+  Counts pictures_per_expert() const override { return counts_; }
 
  private:
   DType autocast_;
@@ -150,6 +166,7 @@ class RandomInference final : public Workload {
   RandomPictures pictures_;
   InferenceRunner runner_;
   Tensor result_;
+  Counts counts_;
 };
 
 /// Steps of one epoch after the other. Numbers are read as seldom as Trainer reads them.

@@ -45,6 +45,8 @@ class Workload {
   /// Waiting for pictures, so far.
   virtual double seconds_waited() const { return 0; }
   virtual bool used_graphs() const { return false; }
+  /// [stage][expert], of the last run over random pictures that was a training step or recorded; else empty.
+  virtual std::vector<std::vector<int64_t>> pictures_per_expert() const { return {}; }
 };
 
 /// Steps over random pictures, steps as Trainer does them with the pictures of dataset_path, or forward passes over

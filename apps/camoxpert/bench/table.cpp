@@ -131,6 +131,7 @@ class Table {
              {"peak_bytes", timing.peak_bytes},
              {"cuda_graphs", timing.used_graphs}};
     if (from_disk) row["waited_share"] = timing.waited_share();
+    if (!from_disk) row["pictures_per_expert"] = workload->pictures_per_expert();
     print_row(row, fmt::format("{:.2f} ms", ms), fmt::format("{:.1f}", rate), fmt::format("{:.2f} ms", floor),
               text_or_dash(peer, " ms"), peer ? std::optional(ms / *peer) : std::nullopt);
     if (peer) row["peer_ms"] = *peer, row["camo_over_peer"] = ms / *peer;
