@@ -28,7 +28,7 @@ PROGRAM = """
 echo "$(basename "$0") $*" >>"$FAKE/calls"
 case "$*" in
   *synth*) mkdir -p "$3" ;;
-  *--json*) echo 'median 1.00 ms'; json=${*##*--json }; echo '{}' >"${json%% *}" ;;
+  *--json*) echo 'median 1.00 ms'; words="$*"; json=${words##*--json }; echo '{}' >"${json%% *}" ;;
 esac
 [[ $(basename "$0") == "${FAILS:-}" ]] && { echo '[  FAILED  ] Sums.Add (1 ms)'; exit 1; }
 exit 0
