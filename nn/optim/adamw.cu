@@ -116,8 +116,9 @@ AdamW::State& AdamW::advance(size_t group, size_t index) {
   State& state = states_[group][index];
   if (!state.exp_avg.defined()) {
     const Tensor& parameter = groups_[group].parameters[index].tensor;
-    state.exp_avg = zeros_like(parameter);
-    state.exp_avg_sq = zeros_like(parameter);
+    const Tensor exp_avg = zeros_like(parameter);
+    state.exp_avg_sq = zeros_like(parameter);  // when memory lacks for it, the first is not there either
+    state.exp_avg = exp_avg;
   }
   ++state.step;
   return state;
