@@ -30,7 +30,7 @@ class KernelTrace {
 
   /// Launches of this thread belong to `tag` from here on; 0 at the start. Only with Tags::on.
   void tag(uint64_t tag);
-  /// Waits for the devices; what ran so far, in the order in which it began.
+  /// Waits for the device that is current; what ran so far on all of them, in the order in which it began.
   std::vector<DeviceActivity> activities();
 
  private:
