@@ -1,11 +1,11 @@
 #ifdef CAMO_WITH_ONEDNN
-#include <dnnl.hpp>
 #include <map>
 #include <tuple>
 
 #include "core/error.h"
 #include "ops/cpu_kernels.h"
 #include "ops/detail/gemm.h"
+#include "ops/detail/onednn_api.h"
 
 namespace camo::detail {
 namespace {
@@ -49,7 +49,7 @@ const Bf16Product& bf16_product(const Matrix<const BFloat16>& a, const Matrix<co
       attributes.set_post_ops(sum);
     }
     product.primitive =
-        dnnl::matmul(dnnl::matmul::primitive_desc({product.a, product.b, product.c}, attributes, engine()));
+        dnnl::matmul(onednn::describe<dnnl::matmul>(engine(), attributes, product.a, product.b, product.c));
   }
   return product;
 }

@@ -3,7 +3,6 @@
 #ifdef CAMO_WITH_ONEDNN
 
 #include <cstdlib>
-#include <dnnl.hpp>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -12,6 +11,7 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "core/parallel.h"
+#include "ops/detail/onednn_api.h"
 
 namespace camo::onednn {
 
@@ -109,12 +109,13 @@ Plan make_plan(const Key& key) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const bool forward_bias = key.bias && key.kind != Kind::backward_data;
-  const dnnl::convolution_forward::primitive_desc forward(
-      forward_bias ? dnnl::convolution_forward::desc(dnnl::prop_kind::forward_training, direct, plan.map, any_weight,
-                                                     plan.bias, plan.result_map, strides, dilations, padding, padding)
-                   : dnnl::convolution_forward::desc(dnnl::prop_kind::forward_training, direct, plan.map, any_weight,
-                                                     plan.result_map, strides, dilations, padding, padding),
-      attributes, engine());
+  const auto training = dnnl::prop_kind::forward_training;
+  const auto forward =
+      forward_bias
+          ? describe<dnnl::convolution_forward>(engine(), attributes, training, direct, plan.map, any_weight, plan.bias,
+                                                plan.result_map, strides, dilations, padding, padding)
+          : describe<dnnl::convolution_forward>(engine(), attributes, training, direct, plan.map, any_weight,
+                                                plan.result_map, strides, dilations, padding, padding);
 
   const auto finish = [&plan](const auto& description, const auto& primitive, const memory::desc& weight) {
     plan.conv = primitive;
@@ -124,18 +125,18 @@ Plan make_plan(const Key& key) {
   if (key.kind == Kind::forward) {
     finish(forward, dnnl::convolution_forward(forward), forward.weights_desc());
   } else if (key.kind == Kind::backward_data) {
-    const dnnl::convolution_backward_data::primitive_desc description(
-        {direct, plan.map, any_weight, plan.result_map, strides, dilations, padding, padding}, attributes, engine(),
-        forward);
+    const auto description =
+        describe_backward<dnnl::convolution_backward_data>(engine(), attributes, forward, direct, plan.map, any_weight,
+                                                           plan.result_map, strides, dilations, padding, padding);
     finish(description, dnnl::convolution_backward_data(description), description.weights_desc());
   } else {
     using BackwardWeight = dnnl::convolution_backward_weights;
-    const BackwardWeight::primitive_desc description(
-        key.bias ? BackwardWeight::desc(direct, plan.map, any_weight_gradient, plan.bias, plan.result_map, strides,
-                                        dilations, padding, padding)
-                 : BackwardWeight::desc(direct, plan.map, any_weight_gradient, plan.result_map, strides, dilations,
-                                        padding, padding),
-        attributes, engine(), forward);
+    const auto description =
+        key.bias
+            ? describe_backward<BackwardWeight>(engine(), attributes, forward, direct, plan.map, any_weight_gradient,
+                                                plan.bias, plan.result_map, strides, dilations, padding, padding)
+            : describe_backward<BackwardWeight>(engine(), attributes, forward, direct, plan.map, any_weight_gradient,
+                                                plan.result_map, strides, dilations, padding, padding);
     finish(description, BackwardWeight(description), description.diff_weights_desc());
   }
 
