@@ -15,11 +15,12 @@ std::vector<DType> flash_dtypes();
 /// Whether flash attention takes heads of this width there.
 bool flash_takes(DType dtype, int64_t width);
 
-/// Largest error against the reference, for N(0, 1) inputs and relative to the largest element (or 1).
+/// Largest error against the reference, for N(0, 1) inputs and relative to the largest element (or 1). In 16 bits an
+/// element may exceed it as far as the roundings of its own terms explain (attention_reference).
 struct AttentionBounds {
   double output, gradient, log_sum_exp;
   double relative_l2;  // of the output; gradients twice that
-  double rounding;     // of the dtype
+  AttentionRoundings roundings;
 };
 AttentionBounds attention_bounds(DType dtype);
 
@@ -57,9 +58,14 @@ inline AttentionOutputs flash(const AttentionInputs& in, const AttentionOptions&
   return run_attention(in, options, AttentionBackend::flash);
 }
 
+/// No element of the output and the gradients of the first head is further off the reference than the roundings of its
+/// own terms explain, given the output as it was stored. In 16 bits.
+void expect_explained(const AttentionInputs& in, const AttentionOutputs& got, const AttentionOptions& options = {});
+
 /// Flash agrees with the reference within attention_bounds, and has at most twice the root mean square error of math
-/// in the same dtype (gradients: three times), on the first, a middle and the last head; the other heads are finite.
-/// `gain`: the largest element of q and k where they are not N(0, 1): rounding of dS reaches the gradients times that.
+/// in the same dtype (gradients: three times) unless its roundings explain more, on the first, a middle and the last
+/// head; the other heads are finite. `gain`: the largest element of q and k where they are not N(0, 1): rounding of dS
+/// reaches the gradients times that.
 void expect_agrees(const AttentionInputs& in, const AttentionOptions& options = {}, const std::string& what = {},
                    double gain = 1);
 

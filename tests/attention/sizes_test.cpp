@@ -52,9 +52,10 @@ TEST(FlashSizes, LongSequences) {
   if (default_device().is_cpu()) GTEST_SKIP() << "minutes on a CPU";
   constexpr struct {
     int64_t queries, keys, heads, width;
-  } kShapes[] = {{9216, 9216, 8, 10},  {9217, 9217, 3, 10}, {9216, 33, 3, 10},  {5, 16384, 2, 64},
+  } kShapes[] = {{9216, 9216, 8, 10},  {9217, 9217, 3, 10}, {5, 16384, 2, 64},
                  {4096, 4096, 2, 128}, {4097, 4095, 2, 64}, {2304, 2304, 8, 20}};
   for (const DType dtype : flash_dtypes()) {
+    expect_agrees({1, 9216, 33, 3, 10, dtype});
     for (const auto& [queries, keys, heads, width] : kShapes) {
       // Only flash and the reference: the scores of math would fill the memory.
       const AttentionInputs in(1, queries, keys, heads, width, dtype);
