@@ -14,16 +14,28 @@ count 4 B H N^2 D operations forward and 2.5 times that backward, D being the tr
 the hardware allows (camoxpert's attention_floor). Errors are the largest differences from f64 over one head.
 Per shape camo runs first, then every contender.
 """
-import argparse, gc, json, os, re, statistics, subprocess, tempfile
+
+import argparse
+import gc
+import json
+import re
+import statistics
+import camoxpert_bench
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-BACKENDS = {'math': SDPBackend.MATH, 'efficient': SDPBackend.EFFICIENT_ATTENTION, 'flash': SDPBackend.FLASH_ATTENTION,
-            'cudnn': SDPBackend.CUDNN_ATTENTION}
+BACKENDS = {
+    'math': SDPBackend.MATH,
+    'efficient': SDPBackend.EFFICIENT_ATTENTION,
+    'flash': SDPBackend.FLASH_ATTENTION,
+    'cudnn': SDPBackend.CUDNN_ATTENTION,
+}
 DTYPES = {'bf16': torch.bfloat16, 'f16': torch.float16, 'f32': torch.float32}
-SHAPES = ('B16H8N9216D10,B16H8N2304D20,B16H8N576D36,B16H8N144D73,B16H8N400D64,B16H8N484D64,B16H8N576D64,B16H8N676D64,'
-          'B4H32N4096D64,B1H32N16384D64,B4H16N4096D128,B1H16N16384D128')
+SHAPES = (
+    'B16H8N9216D10,B16H8N2304D20,B16H8N576D36,B16H8N144D73,B16H8N400D64,B16H8N484D64,B16H8N576D64,B16H8N676D64,'
+    'B4H32N4096D64,B1H32N16384D64,B4H16N4096D128,B1H16N16384D128'
+)
 L2_BYTES = 192 << 20  # beyond the L2 cache of any GPU
 MOST_BYTES = 40 << 30  # of score matrices that are alive together
 
@@ -38,23 +50,27 @@ def attend(q, k, v, scale, contender):
 
 class Dense:
     """q, k, v contiguous, heads padded with zeros where the kernel wants it."""
+
     def __init__(self, shape, dtype, pad):
         b, h, n, d = shape
         make = lambda: F.pad(torch.randn(b, h, n, d, device='cuda', dtype=dtype), (0, pad)).requires_grad_()
         self.leaves = [make() for _ in range(3)]
         self.dy = F.pad(torch.randn(b, h, n, d, device='cuda', dtype=dtype), (0, pad))
-        self.scale = d ** -0.5
+        self.scale = d**-0.5
+
     def forward(self, contender):
         return attend(*self.leaves, self.scale, contender)
 
 
 class Fused:
     """One projection [B, N, 3 H D]; padding, where needed, is part of the work."""
+
     def __init__(self, shape, dtype, pad):
         b, h, n, d = shape
-        self.shape, self.pad, self.scale = shape, pad, d ** -0.5
+        self.shape, self.pad, self.scale = shape, pad, d**-0.5
         self.leaves = [torch.randn(b, n, 3 * h * d, device='cuda', dtype=dtype, requires_grad=True)]
         self.dy = torch.randn(b, n, h * d, device='cuda', dtype=dtype)
+
     def forward(self, contender):
         b, h, n, d = self.shape
         q, k, v = self.leaves[0].view(b, n, 3, h, d).permute(2, 0, 3, 1, 4)
@@ -66,9 +82,11 @@ class Fused:
 
 def graph_ms(work, count, seconds, stream):
     """Median milliseconds of work(i), i in range(count), replayed from one graph."""
+
     def run_all():
         for i in range(count):
             work(i)
+
     with torch.cuda.stream(stream):
         run_all()
     torch.cuda.synchronize()
@@ -78,7 +96,9 @@ def graph_ms(work, count, seconds, stream):
     times, start, stop = [], torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     graph.replay()
     while len(times) < 3 or (sum(times) * count < 1e3 * seconds and len(times) < 200):
-        start.record(); graph.replay(); stop.record()
+        start.record()
+        graph.replay()
+        stop.record()
         stop.synchronize()
         times.append(start.elapsed_time(stop) / count)
     return statistics.median(times)
@@ -90,15 +110,18 @@ def times_of(kind, shape, dtype, contender, pad, seconds):
     sets = [kind(shape, dtype, pad) for _ in range(max(1, min(32, L2_BYTES // one)))]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
+
     def forward(i):
         with torch.no_grad():
             sets[i].forward(contender)
+
     result = {'forward': graph_ms(forward, len(sets), seconds, stream)}
     with torch.cuda.stream(stream):
         outputs = [s.forward(contender) for s in sets]
     torch.cuda.synchronize()
-    result['backward'] = graph_ms(lambda i: torch.autograd.grad(outputs[i], sets[i].leaves, sets[i].dy, retain_graph=True),
-                                  len(sets), seconds, stream)
+    result['backward'] = graph_ms(
+        lambda i: torch.autograd.grad(outputs[i], sets[i].leaves, sets[i].dy, retain_graph=True), len(sets), seconds, stream
+    )
     return result
 
 
@@ -106,7 +129,7 @@ def errors_of(shape, dtype, contender, pad):
     _, _, n, d = shape
     x = Dense((1, 1, n, d), dtype, pad)
     exact = [leaf.detach()[..., :d].double().requires_grad_() for leaf in x.leaves]
-    expected = attend(*exact, d ** -0.5, 'standard')
+    expected = attend(*exact, d**-0.5, 'standard')
     wanted = torch.autograd.grad(expected, exact, x.dy[..., :d].double())
     y = x.forward(contender)
     got = torch.autograd.grad(y, x.leaves, x.dy)
@@ -136,11 +159,9 @@ def torch_rows(shape, dtype, contenders, seconds):
 
 
 def camo_row(camoxpert, text, dtype, seconds):
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, 'row.json')
-        subprocess.run([camoxpert, 'bench', 'attention', '--device', 'cuda', '--shapes', text, '--dtypes', dtype, '--seconds',
-                        str(seconds), '--json', path], check=True, stdout=subprocess.DEVNULL)
-        return json.load(open(path))['rows'][0]
+    return camoxpert_bench.measure(
+        camoxpert, 'attention', '--device', 'cuda', '--shapes', text, '--dtypes', dtype, '--seconds', seconds
+    )['rows'][0]
 
 
 def main():
@@ -154,16 +175,20 @@ def main():
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = True  # for standard attention; its error says so
     torch.manual_seed(0)
-    print(f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, '
-          f'cuDNN {torch.backends.cudnn.version()}; microseconds; TF32 allowed in PyTorch\'s products')
+    print(
+        f'{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, '
+        f'cuDNN {torch.backends.cudnn.version()}; microseconds; TF32 allowed in PyTorch\'s products'
+    )
     rows = []
     for dtype in options.dtypes.split(','):
         for text in options.shapes.split(','):
             b, h, n, d = (int(x) for x in re.fullmatch(r'B(\d+)H(\d+)N(\d+)D(\d+)', text).groups())
             mine = camo_row(options.camoxpert, text, dtype, options.seconds)
             print(f'\n{text} {dtype}; camo: {mine["kernel"]}')
-            print(f'{"":16} {"forward":>9} {"end2end":>9} {"TFLOP/s":>8} {"floor%":>7} {"error":>8} | {"backward":>9} '
-                  f'{"end2end":>9} {"TFLOP/s":>8} {"floor%":>7} {"error":>8}')
+            print(
+                f'{"":16} {"forward":>9} {"end2end":>9} {"TFLOP/s":>8} {"floor%":>7} {"error":>8} | {"backward":>9} '
+                f'{"end2end":>9} {"TFLOP/s":>8} {"floor%":>7} {"error":>8}'
+            )
             floors = {way: mine[way].get('floor_us') for way in ('forward', 'backward')}
 
             def show(name, dense, fused, error):
@@ -172,16 +197,30 @@ def main():
                     tflops = work * 4 * b * h * n * n * d / dense[way] * 1e-9
                     percent = f'{floors[way] / dense[way] / 10:7.0f}' if floors[way] else f'{"-":>7}'
                     parts.append(f'{1e3 * dense[way]:9.1f} {1e3 * fused[way]:9.1f} {tflops:8.1f} {percent} {error[way]:8.1e}')
-                    rows.append({'shape': text, 'dtype': dtype, 'contender': name, 'direction': way,
-                                 'kernel_us': 1e3 * dense[way], 'end_to_end_us': 1e3 * fused[way], 'tflops': tflops,
-                                 'floor_us': floors[way], 'max_error': error[way]})
+                    rows.append(
+                        {
+                            'shape': text,
+                            'dtype': dtype,
+                            'contender': name,
+                            'direction': way,
+                            'kernel_us': 1e3 * dense[way],
+                            'end_to_end_us': 1e3 * fused[way],
+                            'tflops': tflops,
+                            'floor_us': floors[way],
+                            'max_error': error[way],
+                        }
+                    )
                 print(f'{name:16} ' + ' | '.join(parts), flush=True)
 
             ways = ('forward', 'backward')
-            show('camo', *({w: mine[w][key] / 1e3 for w in ways} for key in ('kernel_us', 'end_to_end_us')),
-                 {w: mine[w]['max_error'] for w in ways})
-            for name, dense, fused, error in torch_rows((b, h, n, d), DTYPES[dtype], options.contenders.split(','),
-                                                        options.seconds):
+            show(
+                'camo',
+                *({w: mine[w][key] / 1e3 for w in ways} for key in ('kernel_us', 'end_to_end_us')),
+                {w: mine[w]['max_error'] for w in ways},
+            )
+            for name, dense, fused, error in torch_rows(
+                (b, h, n, d), DTYPES[dtype], options.contenders.split(','), options.seconds
+            ):
                 if isinstance(dense, str):
                     print(f'{name:16} {dense}', flush=True)
                 else:

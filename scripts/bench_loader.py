@@ -8,19 +8,18 @@ The torch side does the same work as plainly as OpenCV allows: read, resize, mir
 torch, numpy and cv2; the project itself does not.
 """
 import argparse
-import json
 import math
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+import camoxpert_bench
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -150,12 +149,9 @@ class TorchLoader:
 
 
 def camoxpert_rates(args, aug, workers, epochs):
-    with tempfile.NamedTemporaryFile(suffix=".json") as report:
-        subprocess.run([args.camoxpert, "bench", "loader", "--dataset-path", args.dataset, "--img-size",
-                        str(args.img_size), "--batch-size", str(args.batch_size), "--num-workers", str(workers),
-                        "--aug", aug, "--epochs", str(epochs), "--json", report.name] + ["--raw"] * args.raw,
-                       check=True, stdout=subprocess.DEVNULL)
-        return json.load(report)["pictures_per_second"]
+    return camoxpert_bench.measure(args.camoxpert, "loader", "--dataset-path", args.dataset, "--img-size", args.img_size,
+                                   "--batch-size", args.batch_size, "--num-workers", workers, "--aug", aug, "--epochs", epochs,
+                                   *["--raw"] * args.raw)["pictures_per_second"]
 
 
 def main():

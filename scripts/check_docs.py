@@ -275,8 +275,8 @@ def self_test():
         (root / "program").chmod(0o755)
         found = errors(root, str(root / "program"))
         wanted = ["page.md:9: differs from", "page.md:12: C++ that nothing", "there is no none.md", "no heading #none",
-                  "page.md:16: --gone is not in camoxpert train", "page.md:3: --none", "page.md:3: --json is not in camoxpert train",
-                  "page.md:3: --slow", "call of `camoxpert bench`"]  # fmt: skip
+                  "page.md:16: --gone is not in camoxpert train", "page.md:3: --none",
+                  "page.md:3: --json is not in camoxpert train", "page.md:3: --slow", "call of `camoxpert bench`"]  # fmt: skip
         assert len(found) == len(wanted) and all(any(text in line for line in found) for text in wanted), found
         fix(root)
         assert not any("differs" in line for line in errors(root, None))

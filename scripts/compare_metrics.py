@@ -37,7 +37,7 @@ def with_pysodmetrics(folder):
         gt = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         pred = cv2.imread(str(next((folder / "pred").glob(path.stem + ".*"))), cv2.IMREAD_GRAYSCALE)
         whole.step(pred, gt)
-        rows.append({"name": path.name, **{k: v for k, v in whole.last().items()}})
+        rows.append({"name": path.name, **whole.last()})
     return {"dataset": whole.results(), "per_image": rows}
 
 
@@ -62,7 +62,8 @@ def main():
     print(f"{len(theirs['per_image'])} pairs; largest differences:")
     print("  " + "  ".join(f"{k} {v:.1e}" for k, v in worst.items()))
     print(f"camoxpert    {wall:7.2f} s, {cpu:7.2f} s of CPU time")
-    print(f"PySODMetrics {wall_py:7.2f} s, {cpu_py:7.2f} s of CPU time: {wall_py / wall:.0f} times as long, {cpu_py / cpu:.0f} times the CPU time")
+    print(f"PySODMetrics {wall_py:7.2f} s, {cpu_py:7.2f} s of CPU time: {wall_py / wall:.0f} times as long, "
+          f"{cpu_py / cpu:.0f} times the CPU time")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 #   scripts/fuzz.sh SECONDS TARGET...    safetensors, pth, checkpoint, configuration or picture
 #   CAMO_FUZZ_RUNS=N scripts/fuzz.sh 0   N inputs each instead of a time
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 seconds=${1:-60}
 shift $(($# > 0))

@@ -30,7 +30,10 @@ while (($#)); do
     measure) parts+=(build tests bench peer table) ;;
     sanitize) parts+=(build sanitizer ops attention) ;;
     *)
-      [[ " ${all[*]} " == *" $1 "* ]] || { echo "gpu_check: unknown part or option $1; see the head of scripts/gpu_check.sh" >&2; exit 2; }
+      if [[ " ${all[*]} " != *" $1 "* ]]; then
+        echo "gpu_check: unknown part or option $1; see the head of scripts/gpu_check.sh" >&2
+        exit 2
+      fi
       parts+=("$1")
       ;;
   esac
@@ -129,7 +132,8 @@ judge() {
 # The lines of a log that say what went wrong.
 problems() {
   echo "--- $1"
-  grep -E '^\[  FAILED  \]|Failure|error:|what\(\)|Error|^camoxpert:|^=========|FAILED:' "$out/$1.log" | grep -vE 'FAILED TEST|Host Frame' | head -40
+  grep -E '^\[  FAILED  \]|Failure|error:|what\(\)|Error|^camoxpert:|^=========|FAILED:' "$out/$1.log" |
+    grep -vE 'FAILED TEST|Host Frame' | head -40
 }
 
 # Whether a program is there; a row says so where it is not.
@@ -138,7 +142,9 @@ built() {
   leave_out "$2" "$1 was not built"
   return 1
 }
-python_has() { [[ -n $dry ]] || python3 -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "$@"; }
+python_has() {
+  [[ -n $dry ]] || python3 -c 'import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))' "$@"
+}
 
 build() {
   local seconds=140 targets=(all)
@@ -198,7 +204,8 @@ sanitizer() {
     filter='*GradientCases*' shards "$tool.gradients" nn 4 200 300 env CAMO_GRADCHECK_ELEMENTS=1 "${before[@]}"
   done
   for tool in memcheck initcheck racecheck synccheck; do
-    filter='FlashMemory.SmallCalls' shards "$tool.attention" attention 1 100 150 compute-sanitizer --tool "$tool" --error-exitcode 9
+    before=(compute-sanitizer --tool "$tool" --error-exitcode 9)
+    filter='FlashMemory.SmallCalls' shards "$tool.attention" attention 1 100 150 "${before[@]}"
   done
   finish
 }
@@ -209,7 +216,9 @@ steps_of() {
   local tool=$1 name=$2
   shift 2
   start "$tool.step.$name" 200 300 "${before[@]}" "$camoxpert" "$@"
-  [[ $tool == racecheck && $name != f32 ]] && start "$tool.step.$name.light" 200 300 "${before[@]}" "${light[@]}" "$camoxpert" "$@"
+  if [[ $tool == racecheck && $name != f32 ]]; then
+    start "$tool.step.$name.light" 200 300 "${before[@]}" "${light[@]}" "$camoxpert" "$@"
+  fi
 }
 
 base=(--device cuda --backbone edgenext_base --img-size 384 --batch-size 16)
@@ -279,7 +288,8 @@ table() {
 # CUPTI, for the breakdowns, comes with CUDA or with PyTorch.
 cupti=
 if [[ -z $dry ]]; then
-  cupti=$(find /usr/local /opt "$(python3 -c 'import site; print(site.getsitepackages()[0])' 2>/dev/null)" -name 'libcupti.so.1[0-9]' 2>/dev/null | head -1)
+  packages=$(python3 -c 'import site; print(site.getsitepackages()[0])' 2>/dev/null)
+  cupti=$(find /usr/local /opt "$packages" -name 'libcupti.so.1[0-9]' 2>/dev/null | head -1)
   [[ -n $cupti ]] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}${cupti%/*}"
 fi
 for part in "${all[@]}"; do

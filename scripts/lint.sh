@@ -4,7 +4,7 @@
 #   scripts/lint.sh --quick   without clang-tidy, which takes a minute or two
 #   scripts/lint.sh --fix     format all sources in place
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 mapfile -t sources < <(git ls-files --cached --others --exclude-standard -- '*.h' '*.cpp' '*.cu' '*.cuh' |
   while read -r file; do [[ -f $file ]] && echo "$file"; done)

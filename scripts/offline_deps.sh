@@ -16,14 +16,15 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 
-# The shared objects lie in the run-time packages (libdnnl2, libfmt9, ...) whose names carry versions; libdnnl in turn
+# The shared objects lie in the run-time packages (libdnnl2, libfmt9, ...) whose names mostly carry versions; libdnnl in turn
 # loads an OpenCL loader.
 run_time() {
   apt-cache depends --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
-    sed -n 's/^ *|\{0,1\}Depends: \([a-z0-9.+-]*\)$/\1/p' | grep -E '^lib(dnnl|turbojpeg|fmt)[0-9.]+$' | sort -u
+    sed -n 's/^ *|\{0,1\}Depends: \([a-z0-9.+-]*\)$/\1/p' | grep -E '^lib(dnnl|turbojpeg|fmt)[0-9.]*$' | sort -u
 }
 [[ -n $(apt-cache policy libdnnl-dev 2>/dev/null) ]] || apt-get update -qq
-packages=("${development[@]}" $(run_time "${development[@]}") ocl-icd-libopencl1)
+mapfile -t libraries < <(run_time "${development[@]}")
+packages=("${development[@]}" "${libraries[@]}" ocl-icd-libopencl1)
 echo "Downloading: ${packages[*]}"
 if ! (cd "$work" && apt-get download -qq "${packages[@]}" 2>download.log); then
   cat "$work/download.log" >&2
@@ -41,5 +42,10 @@ find "$work/root/usr/lib" -name '*.a' | while read -r archive; do
   [[ -e $target/lib/$(basename "${archive%.a}").so ]] || cp "$archive" "$target/lib/"
 done
 rm -f "$target"/lib/libstb.*
+missing=$(find "$target/lib" -xtype l)
+if [[ -n $missing ]]; then
+  echo "offline_deps: the run-time packages lack what these links lead to: $missing" >&2
+  exit 1
+fi
 [[ -d $target/include/eigen3 ]] && rm -rf "$target/include/eigen3/unsupported"
 du -sh "$target" | sed 's/\t/ in /'

@@ -12,6 +12,7 @@ itself failed.
   and tests that fail after it say nothing. The library's call is named where CUDA_LAUNCH_BLOCKING=1 let it fail itself. A
   launch of camo's own that fails so is a failure, not the tool's.
 """
+
 import collections
 import re
 import sys
@@ -109,7 +110,8 @@ def is_launch_of_ours(call):
 
 def where_the_tool_failed(log):
     if log.call:
-        where = f"{'' if log.call['library'] != 'cuda' else 'a kernel that ended before '}{log.call['name']} ({log.call['place']})"
+        where = "a kernel that ended before " if log.call["library"] == "cuda" else ""
+        where += f"{log.call['name']} ({log.call['place']})"
     else:
         launching = re.search(r"launching (.+?) and didn't", log.tool_failure)
         where = kernel_name(launching.group(1)) if launching else "a kernel that nothing names"
@@ -130,7 +132,8 @@ def judge(text, code):
         return FAILED, f"FAILED, {log.unprinted} reports were not printed"
     if log.tool_failure:
         if log.call and is_launch_of_ours(log.call):
-            return FAILED, f"FAILED, {log.call['name']} of camo ({log.call['place']}) ended with the tool's error; run it under memcheck"
+            name, place = log.call["name"], log.call["place"]
+            return FAILED, f"FAILED, {name} of camo ({place}) ended with the tool's error; run it under memcheck"
         return NOT_CHECKABLE, f"NOT CHECKABLE, the tool failed in {where_the_tool_failed(log)}"
     if code in CUT_OFF:
         return FAILED, "cut off"

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """scripts/gpu_check.sh without a GPU: programs of its own making stand for nvidia-smi, cmake, compute-sanitizer, Python and
 what cmake builds. Needs bash and coreutils."""
+
 import os
 import pathlib
 import re
@@ -64,8 +65,8 @@ class GpuCheck(unittest.TestCase):
         self.addCleanup(self.folder.cleanup)
         self.fake = pathlib.Path(self.folder.name)
         (self.fake / "calls").touch()
-        for name, text in {"cmake": CMAKE, "program": PROGRAM, "compute-sanitizer": SANITIZER, "python3": PYTHON, "nvidia-smi": NVIDIA_SMI,
-                           "libcupti.so.13": ""}.items():  # fmt: skip
+        programs = {"cmake": CMAKE, "program": PROGRAM, "compute-sanitizer": SANITIZER, "python3": PYTHON}
+        for name, text in (programs | {"nvidia-smi": NVIDIA_SMI, "libcupti.so.13": ""}).items():
             (self.fake / name).write_text("#!/usr/bin/env bash" + text)
             (self.fake / name).chmod(0o755)
 
@@ -74,7 +75,9 @@ class GpuCheck(unittest.TestCase):
         environment = os.environ | {"FAKE": self.fake, "LOGS": LOGS, "REAL_PYTHON": sys.executable,
                                     "PATH": f"{self.fake}:{os.environ['PATH']}"} | settings  # fmt: skip
         command = ["bash", SCRIPT, "--out", self.fake / "out", "--build", self.fake / "build", *arguments]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+        )
         table = done.stdout.partition("=== gpu_check")[2].splitlines()[1:]
         return done.returncode, done.stdout, {line[:34].strip(): line[34:].strip() for line in table if line[:1] != " "}
 
@@ -84,12 +87,24 @@ class GpuCheck(unittest.TestCase):
     def test_a_plan_that_holds(self):
         code, output, rows = self.run_script("measure")
         self.assertEqual(code, 0, output)
-        self.assertTrue(all(rows[name].startswith("ok (") for name in ("build", "test.nn.2", "synth", "bench.train-step.tf32", "peer", "table")), output)
+        self.assertTrue(
+            all(
+                rows[name].startswith("ok (")
+                for name in ("build", "test.nn.2", "synth", "bench.train-step.tf32", "peer", "table")
+            ),
+            output,
+        )
         self.assertEqual({name for name, text in rows.items() if text == "not asked for"}, {"sanitizer", "ops", "attention"})
         table = next(call for call in self.calls() if "bench table" in call)
         for flag in f"--peer {self.fake}/out/peer.jsonl", f"--dataset-path {self.fake}/out/pictures", "--profile":
             self.assertIn(flag, table)
-        self.assertTrue(any(f"--pictures {self.fake}/out/train-step.bf16.json" in call for call in self.calls() if call.startswith("peer ")))
+        self.assertTrue(
+            any(
+                f"--pictures {self.fake}/out/train-step.bf16.json" in call
+                for call in self.calls()
+                if call.startswith("peer ")
+            )
+        )
         self.assertEqual(sum("synth" in call for call in self.calls()), 1)
         self.assertEqual(sum(call.startswith("test_nn ") for call in self.calls()), 3)
 
@@ -103,14 +118,21 @@ class GpuCheck(unittest.TestCase):
             self.assertTrue(rows[name].startswith("ok ("), output)
 
     def test_a_report_about_camo_fails(self):
-        code, output, rows = self.run_script("sanitizer", "build", TOOL="racecheck", REPORT="racecheck_camo.log", REPORT_FOR="test_nn")
+        code, output, rows = self.run_script(
+            "sanitizer", "build", TOOL="racecheck", REPORT="racecheck_camo.log", REPORT_FOR="test_nn"
+        )
         self.assertEqual(code, 1)
-        self.assertIn("FAILED, 2 reports: 2 x Error: Race reported in camo::flash::flash_narrow_backward_kernel", rows["racecheck.gradients.0"])
+        self.assertIn(
+            "FAILED, 2 reports: 2 x Error: Race reported in camo::flash::flash_narrow_backward_kernel",
+            rows["racecheck.gradients.0"],
+        )
         self.assertTrue(rows["memcheck.gradients.0"].startswith("ok ("), output)
         self.assertIn("--- racecheck.gradients.0\n", output)
 
     def test_a_tool_that_fails_by_itself_does_not(self):
-        code, output, rows = self.run_script("build", "sanitizer", TOOL="racecheck", REPORT="racecheck_tool_failure.log", REPORT_FOR="--amp bf16")
+        code, output, rows = self.run_script(
+            "build", "sanitizer", TOOL="racecheck", REPORT="racecheck_tool_failure.log", REPORT_FOR="--amp bf16"
+        )
         self.assertEqual(code, 0, output)
         self.assertIn("NOT CHECKABLE, the tool failed in", rows["racecheck.step.bf16"])
         self.assertTrue(rows["racecheck.step.f16"].startswith("ok ("), output)
@@ -152,7 +174,9 @@ class GpuCheck(unittest.TestCase):
     def test_without_a_gpu(self):
         code, output, _ = self.run_script(NO_GPU="1")
         self.assertEqual(code, 5)
-        self.assertRegex(output, r"^gpu_check: needs an NVIDIA GPU and its driver; nvidia-smi -L: NVIDIA-SMI has failed\. .*make test\n$")
+        self.assertRegex(
+            output, r"^gpu_check: needs an NVIDIA GPU and its driver; nvidia-smi -L: NVIDIA-SMI has failed\. .*make test\n$"
+        )
         self.assertFalse((self.fake / "out").exists())
 
     def test_wrong_arguments(self):
