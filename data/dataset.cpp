@@ -34,11 +34,27 @@ std::string lower(std::string text) {
   return text;
 }
 
+// What a folder holds, its subfolders and all else. A link that leads nowhere is no folder.
+struct FolderContents {
+  std::vector<fs::path> folders, files;
+};
+
+FolderContents list_folder(const fs::path& folder) {
+  FolderContents contents;
+  std::error_code failure;
+  for (fs::directory_iterator entry(folder, failure), end; !failure && entry != end; entry.increment(failure)) {
+    std::error_code unknown;
+    (entry->is_directory(unknown) ? contents.folders : contents.files).push_back(entry->path());
+  }
+  CAMO_CHECK_CODE(data, !failure, folder.string(), ": can't list the folder (", failure.message(),
+                  "); check its permissions");
+  return contents;
+}
+
 // The subfolders of a folder by their names in lower case.
 std::map<std::string, fs::path> subfolders(const fs::path& folder) {
   std::map<std::string, fs::path> found;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_directory()) found[lower(entry.path().filename().string())] = entry.path();
+  for (const fs::path& path : list_folder(folder).folders) found[lower(path.filename().string())] = path;
   return found;
 }
 
@@ -107,12 +123,17 @@ bool has_split_images(const fs::path& root) {
   return parts.contains("train") || parts.contains("test");
 }
 
-Sources find_sources(const fs::path& root, Split split) {
+// Whether a folder that has the other split only is an error or has no sources.
+enum class OtherSplit { refuse, skip };
+
+Sources find_sources(const fs::path& root, Split split, OtherSplit other) {
   std::error_code status;
   CAMO_CHECK_CODE(data, fs::exists(root, status), root.string(),
                   ": no such folder; give the folder of a data set, several joined with '+'");
   CAMO_CHECK_CODE(data, fs::is_directory(root, status), root.string(), ": a folder is wanted; this is a file");
-  CAMO_CHECK_CODE(data, !fs::is_empty(root), root.string(), ": the folder is empty; ", kLayouts);
+  const FolderContents contents = list_folder(root);
+  CAMO_CHECK_CODE(data, !contents.folders.empty() || !contents.files.empty(), root.string(), ": the folder is empty; ",
+                  kLayouts);
   if (!has_split_images(root))
     if (auto pair = find_pair(root)) return {*pair};
 
@@ -124,7 +145,9 @@ Sources find_sources(const fs::path& root, Split split) {
   // A folder of data sets without splits, such as TestDataset itself.
   if (train.empty() && test.empty())
     for (const auto& [_, set] : subfolders(root)) append_pair(found, set);
-  CAMO_CHECK_CODE(data, !found.empty() || (train.empty() && test.empty()), root.string(), ": has no folder for ",
+  const bool has_other = found.empty() && (!train.empty() || !test.empty());
+  if (has_other && other == OtherSplit::skip) return {};
+  CAMO_CHECK_CODE(data, !has_other, root.string(), ": has no folder for ",
                   split == Split::train ? "training" : "testing", " beside the one for ",
                   split == Split::train ? "testing" : "training", "; give the folder of pictures and masks itself");
   CAMO_CHECK_CODE(data, !found.empty(), root.string(), ": no pictures and masks found in this folder; ", kLayouts);
@@ -180,37 +203,19 @@ std::vector<std::string> split_at_plus(const std::string& text) {
 }
 
 void make_labels_unique(Sources& sources) {
-  std::map<std::string, int> seen;
+  std::set<std::string> taken;
   for (DatasetSource& source : sources) {
-    const int count = ++seen[source.label];
-    if (count > 1) source.label = concat_text(source.label, "_", count);
+    const std::string label = source.label;
+    for (int number = 2; !taken.insert(source.label).second; ++number) source.label = concat_text(label, "_", number);
   }
 }
 
-}  // namespace
-
-std::map<std::string, fs::path> pictures_by_stem(const fs::path& folder) {
-  static const std::set<std::string> kSuffixes = {".jpg", ".jpeg", ".png", ".bmp"};
-  std::map<std::string, fs::path> found;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const fs::path& path = entry.path();
-    if (!kSuffixes.contains(lower(path.extension().string())) || path.filename().string().starts_with("._") ||
-        entry.is_directory())
-      continue;
-    const auto [other, is_new] = found.emplace(path.stem().string(), path);
-    CAMO_CHECK_CODE(data, is_new, folder.string(), ": file names must differ in more than the suffix; got ",
-                    std::min(path, other->second).filename().string(), " and ",
-                    std::max(path, other->second).filename().string(), "; remove one");
-  }
-  return found;
-}
-
-Dataset find_dataset(const std::string& folders, Split split, Unpaired unpaired) {
+Dataset find_dataset(const std::string& folders, Split split, Unpaired unpaired, OtherSplit other) {
   Dataset dataset;
   for (const std::string& folder : split_at_plus(folders)) {
     CAMO_CHECK_CODE(data, !folder.empty(), "'", folders,
                     "': folders joined with '+' must not be empty; remove the '+' too many");
-    const Sources found = find_sources(folder, split);
+    const Sources found = find_sources(folder, split, other);
     dataset.sources.insert(dataset.sources.end(), found.begin(), found.end());
   }
   make_labels_unique(dataset.sources);
@@ -230,30 +235,42 @@ Dataset find_dataset(const std::string& folders, Split split, Unpaired unpaired)
   return dataset;
 }
 
+}  // namespace
+
+std::map<std::string, fs::path> pictures_by_stem(const fs::path& folder) {
+  static const std::set<std::string> kSuffixes = {".jpg", ".jpeg", ".png", ".bmp"};
+  std::map<std::string, fs::path> found;
+  for (const fs::path& path : list_folder(folder).files) {
+    if (!kSuffixes.contains(lower(path.extension().string())) || path.filename().string().starts_with("._")) continue;
+    const auto [other, is_new] = found.emplace(path.stem().string(), path);
+    CAMO_CHECK_CODE(data, is_new, folder.string(), ": file names must differ in more than the suffix; got ",
+                    std::min(path, other->second).filename().string(), " and ",
+                    std::max(path, other->second).filename().string(), "; remove one");
+  }
+  return found;
+}
+
+Dataset find_dataset(const std::string& folders, Split split, Unpaired unpaired) {
+  return find_dataset(folders, split, unpaired, OtherSplit::refuse);
+}
+
 DatasetSplits find_splits(const std::string& folders, const std::string& test_folders, Unpaired unpaired) {
-  Dataset all = find_dataset(folders, Split::all, unpaired);
   DatasetSplits splits;
-  const auto part = [&](Split split) -> std::vector<Sample> {
-    try {
-      return find_dataset(folders, split, Unpaired::collect).samples;
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::data) throw;
-      return {};  // one of the folders has the other split only
-    }
+  splits.unpaired = find_dataset(folders, Split::all, unpaired).unpaired;
+  const auto part = [&](Split split) {
+    return find_dataset(folders, split, Unpaired::collect, OtherSplit::skip).samples;
   };
   splits.train = part(Split::train);
   if (test_folders.empty()) {
     std::set<fs::path> train;
     for (const Sample& sample : splits.train) train.insert(sample.image);
     splits.test = part(Split::test);
-    if (splits.test.empty()) splits.test = std::move(all.samples);
     std::erase_if(splits.test, [&](const Sample& sample) { return train.contains(sample.image); });
   } else {
     Dataset test = find_dataset(test_folders, Split::test, unpaired);
     splits.test = std::move(test.samples);
-    all.unpaired.insert(all.unpaired.end(), test.unpaired.begin(), test.unpaired.end());
+    splits.unpaired.insert(splits.unpaired.end(), test.unpaired.begin(), test.unpaired.end());
   }
-  splits.unpaired = std::move(all.unpaired);
   return splits;
 }
 

@@ -1,5 +1,8 @@
 #include "data/dataset.h"
 
+#include <sys/fsuid.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "test_images.h"
@@ -129,6 +132,38 @@ TEST(FindDataset, EqualLabelsAreNumbered) {
     touch_pair(root.path() / part / "CAMO/Imgs", root.path() / part / "CAMO/GT", "a");
   const std::string both = (root.path() / "one/CAMO").string() + "+" + (root.path() / "two/CAMO").string();
   EXPECT_EQ(names(find_dataset(both, Split::all)), (Names{"CAMO/a", "CAMO_2/a"}));
+  touch_pair(root.path() / "CAMO_2/Imgs", root.path() / "CAMO_2/GT", "a");
+  EXPECT_EQ(names(find_dataset(both + "+" + (root.path() / "CAMO_2").string(), Split::all)),
+            (Names{"CAMO/a", "CAMO_2/a", "CAMO_2_2/a"}));
+}
+
+TEST(FindDataset, APlusMayBePartOfAName) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "a+b/Imgs", root.path() / "a+b/GT", "x");
+  EXPECT_EQ(names(find_dataset((root.path() / "a+b").string(), Split::all)), Names{"x"});
+}
+
+TEST(FindDataset, LinksThatLeadNowhereAreNoFolders) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Imgs", root.path() / "GT", "a");
+  fs::create_symlink("loop", root.path() / "loop");
+  fs::create_symlink("b.jpg", root.path() / "Imgs/b.jpg");
+  touch(root.path() / "GT/b.png");
+  const Dataset found = find_dataset(root.path().string(), Split::all);
+  EXPECT_EQ(names(found), (Names{"a", "b"}));
+  EXPECT_ERROR(load_sample(found.samples[1]), "b.jpg: ");
+}
+
+TEST(FindDataset, FoldersThatCannotBeListed) {
+  const test::TemporaryFolder root;
+  touch_pair(root.path() / "Imgs", root.path() / "GT", "a");
+  fs::permissions(root.path(), fs::perms{0755});
+  fs::permissions(root.path() / "Imgs", fs::perms::none);
+  // Root may list everything: this thread looks at files as nobody does.
+  const auto before = setfsuid(geteuid() == 0 ? 65534 : geteuid());
+  EXPECT_ERROR(find_dataset(root.path().string(), Split::all), "Imgs: can't list the folder (Permission denied)");
+  setfsuid(static_cast<uid_t>(before));
+  fs::permissions(root.path() / "Imgs", fs::perms::owner_all);
 }
 
 TEST(FindDataset, NothingThere) {
@@ -192,6 +227,41 @@ TEST(FindSplits, TestSamplesAreThoseThatAreNotForTraining) {
   EXPECT_EQ(find_splits(folder("b"), folder("a")).test[0].image.stem(), "e");
   EXPECT_TRUE(find_splits(folder("a/Test")).test.empty());
   EXPECT_ERROR(find_splits(folder("c")), "no such folder");
+}
+
+TEST(FindSplits, JoinedFoldersMayHoldOneSplitEach) {
+  const test::TemporaryFolder root;
+  const auto folder = [&](const std::string& name) { return (root.path() / name).string(); };
+  touch_pair(root.path() / "both/Train/Imgs", root.path() / "both/Train/GT", "t");
+  touch_pair(root.path() / "both/Test/Imgs", root.path() / "both/Test/GT", "e");
+  touch_pair(root.path() / "late/Test/Imgs", root.path() / "late/Test/GT", "l");
+  touch_pair(root.path() / "early/Train/Imgs", root.path() / "early/Train/GT", "y");
+  touch_pair(root.path() / "plain/Imgs", root.path() / "plain/GT", "p");
+  const auto stems = [](const std::vector<Sample>& samples) {
+    Names found;
+    for (const Sample& sample : samples) found.push_back(sample.image.stem());
+    return found;
+  };
+  const DatasetSplits with_late = find_splits(folder("both") + "+" + folder("late"));
+  EXPECT_EQ(stems(with_late.train), Names{"t"});
+  EXPECT_EQ(stems(with_late.test), (Names{"e", "l"}));
+  const DatasetSplits all =
+      find_splits(folder("early") + "+" + folder("both") + "+" + folder("late") + "+" + folder("plain"));
+  EXPECT_EQ(stems(all.train), (Names{"y", "t", "p"}));
+  EXPECT_EQ(stems(all.test), (Names{"e", "l"}));
+}
+
+TEST(FindSplits, CollectsWhatHasNoPartnerInBothFolders) {
+  const test::TemporaryFolder root;
+  for (const char* set : {"a", "b"}) {
+    touch_pair(root.path() / set / "Imgs", root.path() / set / "GT", "ok");
+    touch(root.path() / set / "Imgs" / (std::string(set) + ".jpg"));
+  }
+  const std::string a = (root.path() / "a").string(), b = (root.path() / "b").string();
+  const std::vector<std::string> unpaired = find_splits(a, b, Unpaired::collect).unpaired;
+  ASSERT_EQ(unpaired.size(), 2u);
+  EXPECT_NE(unpaired[0].find("a.jpg: has no mask"), std::string::npos);
+  EXPECT_NE(unpaired[1].find("b.jpg: has no mask"), std::string::npos);
 }
 
 TEST(FindDataset, DuplicateStems) {
