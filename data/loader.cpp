@@ -8,6 +8,7 @@
 #include <mutex>
 #include <numeric>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -84,18 +85,16 @@ class DataLoader::Implementation {
     const int64_t size = options_.image_size;
     if (size * size * 4 * sample_count() <= options_.cache_bytes) cache_.resize(samples_.size());
     start_epoch(0, 0);
-    for (int i = 0; i < options_.workers; ++i) workers_.emplace_back([this] { work(); });
+    try {
+      for (int i = 0; i < options_.workers; ++i) workers_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {  // the destructor does not run, and threads that run must be joined
+      stop();
+      fail(ErrorCode::general, "data loader: can't start worker ", workers_.size() + 1, " of ", options_.workers, " (",
+           error.code().message(), "); use fewer workers");
+    }
   }
 
-  ~Implementation() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-      ++generation_;
-    }
-    work_changed_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
-  }
+  ~Implementation() { stop(); }
 
   int64_t sample_count() const { return static_cast<int64_t>(samples_.size()); }
   bool is_caching() const { return !cache_.empty(); }
@@ -143,6 +142,16 @@ class DataLoader::Implementation {
   }
 
  private:
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+      ++generation_;
+    }
+    work_changed_.notify_all();
+    for (std::thread& worker : workers_) worker.join();
+  }
+
   void work() {
     const SerialScope serial;
     std::unique_lock lock(mutex_);

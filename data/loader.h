@@ -59,7 +59,7 @@ struct Batch {
 /// where an epoch was entered. Use from one thread. May be destroyed at any time.
 class DataLoader {
  public:
-  /// Throws ErrorCode::usage on options out of range and ErrorCode::data when there are no samples. Reads no file.
+  /// Throws ErrorCode::usage on options out of range, ::data without samples, ::general without threads. Reads no file.
   DataLoader(std::vector<Sample> samples, LoaderOptions options);
   ~DataLoader();
   DataLoader(const DataLoader&) = delete;

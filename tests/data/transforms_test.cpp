@@ -14,22 +14,26 @@ TEST(DrawAugmentation, IsAFunctionOfSeedEpochAndIndex) {
   for (int64_t i = 0; i < 100; ++i) {
     differing += draw_augmentation(1, 0, i) != draw_augmentation(1, 1, i);
     differing += draw_augmentation(1, 0, i) != draw_augmentation(2, 0, i);
+    differing += draw_augmentation(1, 0, i) != draw_augmentation(1, int64_t{1} << 33, i);
+    differing += draw_augmentation(1, 0, i) != draw_augmentation(1, 0, i + (int64_t{1} << 33));
   }
-  EXPECT_GT(differing, 60);
+  EXPECT_GT(differing, 200);  // 0.70 of 400 when independent
 }
 
 TEST(DrawAugmentation, HasTheAskedProbabilities) {
   constexpr int kDraws = 20000;
-  int flips = 0;
+  int flips = 0, both = 0;
   std::map<int, int> turns;
   for (int64_t i = 0; i < kDraws; ++i) {
     const Augmentation drawn = draw_augmentation(7, i % 10, i);
     flips += drawn.flip;
+    both += drawn.flip && drawn.quarter_turns != 0;
     ++turns[drawn.quarter_turns];
   }
   EXPECT_NEAR(flips, kDraws * 0.5, 300);
   EXPECT_NEAR(turns[0], kDraws * 0.775, 300);  // not turned, or turned by a multiple of four quarters
   for (int k = 1; k <= 3; ++k) EXPECT_NEAR(turns[k], kDraws * 0.075, 200);
+  EXPECT_NEAR(both, kDraws * 0.5 * 0.225, 250) << "independent of each other";
   EXPECT_EQ(draw_augmentation(7, 0, 0, {0, 0}), Augmentation{});
 }
 
