@@ -66,8 +66,9 @@ Image make_contact_sheet(const std::vector<std::vector<ContactPanel>>& rows, int
   const int cell_width = panel_size + kSeparator, cell_height = panel_size + kCaptionHeight + kSeparator;
   const int64_t width = static_cast<int64_t>(columns) * cell_width + kSeparator;
   const int64_t height = static_cast<int64_t>(rows.size()) * cell_height + kSeparator;
-  CAMO_CHECK(width <= kMaxImageSide && height <= kMaxImageSide, "contact_sheet: the sheet has at most ", kMaxImageSide,
-             " pixels a side; got ", width, " x ", height, "; use fewer rows or smaller panels");
+  CAMO_CHECK(width <= kMaxImageSide && height <= kMaxImageSide && width * height <= kMaxImagePixels,
+             "contact_sheet: the sheet has at most ", kMaxImageSide, " pixels a side and ", kMaxImagePixels,
+             " in all; got ", width, " x ", height, "; use fewer rows or smaller panels");
 
   Image sheet(static_cast<int>(width), static_cast<int>(height), 3, kSeparatorGrey);
   for (size_t r = 0; r < rows.size(); ++r) {

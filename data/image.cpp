@@ -60,9 +60,10 @@ Image with_channels(Image image, int channels) {
 
 void check_encodable(const Image& image, const char* op) {
   CAMO_CHECK(image.channels == 1 || image.channels == 3, op, ": channels must be 1 or 3; got ", image.channels);
-  CAMO_CHECK(image.pixels.size() == image.row_bytes() * static_cast<size_t>(image.height) && !image.pixels.empty(), op,
-             ": pixels must hold width * height * channels bytes, at least one; got ", image.pixels.size(),
-             " bytes for ", image.width, " x ", image.height, " x ", image.channels);
+  detail::check_image_extent(image.width, image.height, op);  // the encoders count bytes as int
+  CAMO_CHECK(image.pixels.size() == image.row_bytes() * static_cast<size_t>(image.height), op,
+             ": pixels must hold width * height * channels bytes; got ", image.pixels.size(), " bytes for ",
+             image.width, " x ", image.height, " x ", image.channels);
 }
 
 }  // namespace
@@ -77,7 +78,7 @@ void detail::check_image_extent(int64_t width, int64_t height, const std::string
 Image decode_image(std::span<const uint8_t> bytes, int channels, const std::string& name) {
   CAMO_CHECK(channels == 1 || channels == 3, "decode_image: channels must be 1 or 3; got ", channels);
   CAMO_CHECK_CODE(data, !bytes.empty(), name, ": the image file is empty (0 bytes); replace it");
-  if (starts_with(bytes, kJpegSignature)) return detail::decode_jpeg(bytes, channels, name);
+  if (starts_with(bytes, kJpegSignature)) return with_channels(detail::decode_jpeg(bytes, channels, name), channels);
   if (starts_with(bytes, kPngSignature)) return with_channels(detail::decode_png(bytes, name), channels);
   if (starts_with(bytes, kBmpSignature)) return with_channels(detail::decode_bmp(bytes, name), channels);
   fail(ErrorCode::data, name, ": not a JPEG, PNG or BMP picture by its first bytes (", bytes.size(),

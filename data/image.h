@@ -41,7 +41,7 @@ Image decode_image(const std::filesystem::path& path, int channels);
 /// The same from memory; `name` stands for the file in messages.
 Image decode_image(std::span<const uint8_t> bytes, int channels, const std::string& name);
 
-/// Writes an 8-bit PNG with 1 or 3 channels; `path` is either the old or the whole new file.
+/// Writes an 8-bit PNG with 1 or 3 channels, within these limits; `path` is either the old or the whole new file.
 void encode_png(const std::filesystem::path& path, const Image& image);
 
 /// Writes a baseline JPEG (quality 1..100, full chroma resolution) the same way.

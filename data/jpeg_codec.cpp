@@ -79,15 +79,6 @@ Image cmyk_to_rgb(const Image& cmyk, bool inverted) {
   return rgb;
 }
 
-Image rgb_to_grey(const Image& rgb) {
-  Image grey(rgb.width, rgb.height, 1);
-  for (size_t i = 0; i < grey.pixels.size(); ++i) {
-    const uint8_t* from = &rgb.pixels[3 * i];
-    grey.pixels[i] = static_cast<uint8_t>((19595 * from[0] + 38470 * from[1] + 7471 * from[2] + 32768) >> 16);
-  }
-  return grey;
-}
-
 }  // namespace
 
 Image decode_jpeg(std::span<const uint8_t> bytes, int channels, const std::string& name) {
@@ -115,7 +106,6 @@ Image decode_jpeg(std::span<const uint8_t> bytes, int channels, const std::strin
 
   const Markers markers = scan_markers(bytes);
   if (cmyk) image = cmyk_to_rgb(image, markers.adobe);
-  if (image.channels == 3 && channels == 1) image = rgb_to_grey(image);
   return apply_orientation(std::move(image), markers.orientation);
 }
 

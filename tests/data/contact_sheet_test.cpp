@@ -54,6 +54,8 @@ TEST(ContactSheet, ChecksItsPanels) {
   EXPECT_ERROR(make_contact_sheet({{{Image(4, 4, 1), "a"}}}, 4), "panel size must be within 8 and 2048; got 4");
   const std::vector<std::vector<ContactPanel>> many(20, {{Image(4, 4, 1), "a"}});
   EXPECT_ERROR(make_contact_sheet(many, 2000), "use fewer rows or smaller panels");
+  const std::vector<std::vector<ContactPanel>> square(12, std::vector<ContactPanel>(12, {Image(4, 4, 1), "a"}));
+  EXPECT_ERROR(make_contact_sheet(square, 2000), "268435456 in all; got 24026 x 24182");
 }
 
 TEST(DrawText, DrawsTheGlyph) {

@@ -1,5 +1,7 @@
 #include "data/image.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "test_images.h"
@@ -66,6 +68,39 @@ TEST(DecodeImage, CmykJpegIsConverted) {
   EXPECT_NEAR(rgb.pixels[1], 128, 4);
   EXPECT_NEAR(rgb.pixels[2], 0, 4);
   EXPECT_NEAR(decode_image(jpeg(cmyk), 1, "a").pixels[0], 151, 4);
+}
+
+// Without Adobe's marker the inks are as they are, and the encoder's YCCK is taken for CMYK: equal inks of 204 are
+// stored as luma 51 and no chroma, so (51, 128, 128).
+TEST(DecodeImage, CmykWithoutAdobesMarkerIsNotInverted) {
+  Image cmyk(16, 16, 4, 204);
+  for (size_t i = 3; i < cmyk.pixels.size(); i += 4) cmyk.pixels[i] = 51;  // black
+  Bytes bytes = jpeg(cmyk);
+  const Bytes marker = {0xff, 0xee, 0, 14, 'A', 'd', 'o', 'b', 'e'};
+  const auto at = std::search(bytes.begin(), bytes.end(), marker.begin(), marker.end());
+  ASSERT_NE(at, bytes.end());
+  bytes.erase(at, at + 16);
+  const Image rgb = decode_image(bytes, 3, "a");
+  const double light = 255 - 51;
+  EXPECT_NEAR(rgb.pixels[0], (255 - 51) * light / 255, 2);
+  EXPECT_NEAR(rgb.pixels[1], (255 - 128) * light / 255, 2);
+  EXPECT_NEAR(rgb.pixels[2], (255 - 128) * light / 255, 2);
+}
+
+// ITU-R 601: each channel by its own weight, whichever way the picture comes.
+TEST(DecodeImage, GreyIsLuma) {
+  const double weights[] = {0.299, 0.587, 0.114};
+  for (size_t c = 0; c < 3; ++c) {
+    Image colour(16, 16, 3);
+    for (size_t i = c; i < colour.pixels.size(); i += 3) colour.pixels[i] = 200;
+    const Bytes png = to_bytes(detail::encode_png_bytes(colour));
+    EXPECT_EQ(decode_image(png, 1, "a").pixels[0], std::lround(200 * weights[c])) << c;
+    EXPECT_NEAR(decode_image(jpeg(colour), 1, "a").pixels[0], 200 * weights[c], 1.5) << c;
+    Image inks(16, 16, 4, 255);  // Adobe's: inverted
+    for (size_t i = 0; i < 16 * 16; ++i)
+      for (size_t k = 0; k < 3; ++k) inks.pixels[4 * i + k] = k == c ? 200 : 0;
+    EXPECT_NEAR(decode_image(jpeg(inks), 1, "a").pixels[0], 200 * weights[c], 3) << c;
+  }
 }
 
 TEST(DecodeImage, ExifOrientationIsApplied) {
@@ -164,6 +199,32 @@ TEST(DecodeImage, Bmp) {
   EXPECT_ERROR(decode_image(bmp, 3, "a.bmp"), "a.bmp: the BMP is cut short");
 }
 
+TEST(DecodeImage, BmpFromTheTop) {
+  Bytes bmp = bmp_2x2();
+  for (size_t i = 22; i < 26; ++i) bmp[i] = i == 22 ? 0xfe : 0xff;  // height -2
+  EXPECT_EQ(decode_image(bmp, 3, "a").pixels, (Bytes{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+}
+
+TEST(DecodeImage, BmpWithTheOldHeader) {
+  Bytes bmp = {'B', 'M', 42, 0, 0, 0, 0, 0, 0, 0, 26, 0, 0, 0, 12, 0, 0, 0, 2, 0, 2, 0, 1, 0, 24, 0};
+  const Bytes rows = {3, 2, 1, 6, 5, 4, 0, 0, 9, 8, 7, 12, 11, 10, 0, 0};
+  bmp.insert(bmp.end(), rows.begin(), rows.end());
+  EXPECT_EQ(decode_image(bmp, 3, "a").pixels, (Bytes{7, 8, 9, 10, 11, 12, 1, 2, 3, 4, 5, 6}));
+  bmp.pop_back();
+  EXPECT_ERROR(decode_image(bmp, 3, "a"), "the BMP is cut short: 42 bytes expected, got 41");
+}
+
+TEST(DecodeImage, BmpMaskWithAPalette) {
+  Bytes bmp = bmp_2x2();
+  bmp.resize(54);
+  bmp[10] = 62;  // where the pixels begin
+  bmp[28] = 8;   // bits a pixel
+  bmp[46] = 2;   // colours
+  const Bytes palette_and_rows = {0, 0, 0, 0, 255, 255, 255, 0, 1, 0, 0, 0, 0, 1, 0, 0};
+  bmp.insert(bmp.end(), palette_and_rows.begin(), palette_and_rows.end());
+  EXPECT_EQ(decode_image(bmp, 1, "a").pixels, (Bytes{0, 255, 255, 0}));
+}
+
 TEST(DecodeImage, BmpExtentsAreChecked) {
   Bytes bmp = bmp_2x2();
   bmp[20] = 0xff;  // width 0xff0002
@@ -230,6 +291,13 @@ TEST(EncodePng, ChecksItsImage) {
   Image image(2, 2, 3);
   image.pixels.pop_back();
   EXPECT_ERROR(encode_png(folder.path() / "a.png", image), "pixels must hold width * height * channels bytes");
+  image.pixels.clear();
+  image.width = image.height = 30000;  // more bytes than an int counts, here and below
+  for (const auto encode :
+       {&encode_png, +[](const std::filesystem::path&path, const Image&large) { encode_jpeg(path, large); }}) {
+    EXPECT_ERROR(encode(folder.path() / "a", image), "268435456 pixels in all; got 30000 x 30000; scale it down first");
+  }
+  EXPECT_ERROR(encode_png(folder.path() / "a.png", Image(0, 4, 1)), "an image has at least one pixel; got 0 x 4");
   EXPECT_ERROR(encode_jpeg(folder.path() / "a.jpg", Image(2, 2, 3), 0), "quality must be within 1 and 100; got 0");
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
