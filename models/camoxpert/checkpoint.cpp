@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "core/checksums.h"
+#include "models/weights/describe.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
 
@@ -13,6 +14,7 @@ namespace {
 constexpr const char* kFormat = "camoxpert-checkpoint-1";
 constexpr std::string_view kEmaPrefix = "ema/", kOptimizerPrefix = "optimizer/";
 constexpr const char* kRunState = "run_state";
+constexpr int64_t kMaxTrainedSide = 32768;  // the loader's largest
 
 void append(SafeTensors& file, std::string_view prefix, const StateDict& state) {
   for (const auto& [name, tensor] : state) {
@@ -74,7 +76,17 @@ CheckpointInfo read_checkpoint_info(const SafeTensors& file, const std::filesyst
   info.epoch = number<int64_t>(file, path, "epoch");
   info.step = number<int64_t>(file, path, "step");
   info.iou = number<double>(file, path, "iou");
+  check_info(info, path);
   return info;
+}
+
+void check_info(const CheckpointInfo& info, const std::filesystem::path& path) {
+  CAMO_CHECK_CODE(checkpoint, info.img_size >= 32 && info.img_size <= kMaxTrainedSide, path.string(),
+                  ": the side of the pictures it was trained on must be within 32 and ", kMaxTrainedSide, "; got ",
+                  info.img_size);
+  CAMO_CHECK_CODE(checkpoint, info.epoch >= 0 && info.step >= 0, path.string(),
+                  ": the epochs and steps it was trained for must not be negative; got ", info.epoch, " and ",
+                  info.step);
 }
 
 CheckpointContents read_checkpoint(const std::filesystem::path& path) {

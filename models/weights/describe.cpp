@@ -60,6 +60,7 @@ std::optional<CheckpointInfo> describe_camoxpert(const TensorFile& file, const F
   info.epoch = number<int64_t>(file, {"epoch"}, 0);
   info.step = number<int64_t>(file, {"step"}, 0);
   info.iou = number<double>(file, {"best_iou", "iou"}, 0);
+  check_info(info, file.path());
   return info;
 }
 

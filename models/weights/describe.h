@@ -15,6 +15,9 @@ namespace camo {
 /// when the tensors are not those of a CamoXpert.
 std::optional<CheckpointInfo> describe_camoxpert(const TensorFile& file, const FileState& state);
 
+/// Throws ErrorCode::checkpoint when numbers are none that training can have had: predictions are made at that size.
+void check_info(const CheckpointInfo& info, const std::filesystem::path& path);
+
 /// The EdgeNeXt variant whose shapes the tensors have; null when there is none.
 const EdgeNeXtSpec* describe_backbone(const TensorFile& file, const FileState& state);
 

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <stdexcept>
+
+#include "core/autocast.h"
 #include "ops/ops.h"
 #include "tests/models/golden_support.h"
 #include "tests/support/test_support.h"
@@ -94,6 +98,39 @@ TEST(MoELayer, CheckpointingChangesNoGradient) {
   }
 }
 
+TEST(MoELayer, DropoutIsInTheGateAndTheAttentionExpert) {
+  const Tensor x = uniform({2, 4, 4, 8}, f32);
+  const MoELayer layer({.channels = 8, .attention_heads = 4, .dropout = 0.5});
+  const Tensor first = layer.route(x).gate_logits;
+  EXPECT_FALSE(bitwise_equal(first, layer.route(x).gate_logits));
+  const Expert& attention = *layer.experts()[1];
+  const Tensor mixed = attention(x).detach();
+  EXPECT_FALSE(bitwise_equal(mixed, attention(x)));
+  MoELayer still({.channels = 8, .attention_heads = 4, .dropout = 0.5});
+  still.eval();
+  EXPECT_TRUE(bitwise_equal(still.route(x).gate_logits, still.route(x).gate_logits));
+  EXPECT_TRUE(bitwise_equal((*still.experts()[1])(x), (*still.experts()[1])(x)));
+}
+
+// The choice of experts hangs on small differences.
+TEST(MoELayer, GateComputesInFullPrecisionUnderAutocast) {
+  const MoELayer layer({.channels = 8, .attention_heads = 4, .dropout = 0});
+  const Tensor x = uniform({2, 4, 4, 8}, f32);
+  const Tensor exact = layer.route(x).gate_logits;
+  const Autocast autocast(bf16);
+  const Routing routing = layer.route(x);
+  EXPECT_EQ(routing.gate_logits.dtype(), f32);
+  EXPECT_EQ(routing.weights.dtype(), f32);
+  EXPECT_TRUE(all_close(routing.gate_logits, exact, 1e-3));
+}
+
+TEST(MoELayer, NoImagesGiveNoImages) {
+  set_default_device(cpu);
+  const auto layer = filled_layer(8, 3);
+  const NoGrad no_grad;
+  EXPECT_EQ((*layer)(zeros({0, 4, 4, 8}, f64)).y.shape(), Shape({0, 4, 4, 8}));
+}
+
 TEST(LoadBalanceLoss, SmallestForEvenCounts) {
   EXPECT_NEAR(load_balance_loss({2, 2, 2, 2}), 0, 1e-15);
   EXPECT_NEAR(load_balance_loss({4, 0}), 0.001 * 0.25, 1e-10);
@@ -119,12 +156,48 @@ TEST(Experts, RefuseChannelsThatDoNotFit) {
                "attention expert: heads must divide the channels; got 8 heads, 100 channels");
 }
 
+// Without edges both floors of 1e-8 are all there is: the magnitudes are 1e-4, 0 and sqrt(2) * 1e-4.
+TEST(EdgeExpert, FloorsOfItsMagnitudes) {
+  constexpr int64_t kChannels = 8;
+  EdgeExpert expert(kChannels);
+  fill_by_key(expert, "edge/");
+  expert.to(f64);
+  const auto unit = [state = expert.state_dict()](const std::string& name, const Tensor& x) {
+    const auto at = [&](const char* key) {
+      for (const auto& [own, tensor] : state)
+        if (own == name + key) return tensor;
+      throw std::out_of_range(name + key);
+    };
+    const Tensor weight = at(".0.weight");
+    const Tensor mixed = linear(x, reshape(weight, {weight.size(0), weight.size(1)}), at(".0.bias"));
+    return gelu(layer_norm(mixed, at(".1.weight"), at(".1.bias"), 1e-6));
+  };
+  const auto constant = [](double value) { return full({1, kChannels}, value, f64); };
+  const Tensor wanted = unit(
+      "fusion", concat({unit("sobel_branch", constant(1e-4)), unit("laplacian_branch", constant(0)),
+                        unit("gradient_branch", constant(std::sqrt(2.0) * 1e-4)), unit("spatial_branch", constant(0))},
+                       1));
+  const Tensor out = expert(zeros({1, 1, 1, kChannels}, f64));
+  EXPECT_LT(max_difference(reshape(out, {1, kChannels}), wanted), 1e-13);
+}
+
 TEST(EdgeExpert, RefusesOtherKernels) {
   EdgeExpert expert(4);
   StateDict state = expert.state_dict();
   const Tensor x = uniform({1, 3, 3, 4}, f32);
   expert.load_state_dict(state);
   EXPECT_EQ(expert(x).shape(), x.shape());
+  const auto with_last = [&](double value) {  // of the Laplacian's nine numbers
+    for (auto& [key, kernel] : state) {
+      if (key == "laplacian")
+        kernel = from_vector(std::vector<float>{0, 1, 0, 1, -4, 1, 0, 1, float(value)}, {1, 1, 3, 3});
+    }
+    expert.load_state_dict(state);
+  };
+  with_last(0.009);  // as many roundings of a moving average leave it
+  EXPECT_EQ(expert(x).shape(), x.shape());
+  with_last(0.011);
+  EXPECT_ERROR(expert(x), "edge expert: buffer laplacian must hold the fixed kernel; element 8 is 0.0109");
   for (auto& [key, value] : state) {
     if (key == "laplacian") fill(value, 1);
   }

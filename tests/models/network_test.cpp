@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/op_observer.h"
 #include "models/camoxpert/loss.h"
 #include "nn/optim/adamw.h"
 #include "ops/ops.h"
@@ -142,6 +143,40 @@ TEST(CamoXpert, CheckpointingChangesNoGradient) {
   const Tensors plain = gradients(false), again = gradients(true);
   // Maps with several consumers add up their gradients in another order.
   for (size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(all_close(again[i], plain[i], 1e-12)) << "parameter " << i;
+}
+
+/// Counts the checkpoint() calls of a pass: one per block of the backbone, expert that runs, and decoder block.
+class CheckpointCounter final : public OpObserver {
+ public:
+  CheckpointCounter() { observe_ops(this); }
+  ~CheckpointCounter() override { observe_ops(nullptr); }
+  void recorded(const Node& node, std::span<const Tensor>, std::span<const Tensor>) override {
+    count += node.name() == "checkpoint";
+  }
+  void backward_begins(const Node&) override {}
+  void backward_ended(const Node&) override {}
+
+  int count = 0;
+};
+
+TEST(CamoXpert, CheckpointsEveryBlockExpertAndDecoderStep) {
+  CamoXpertSpec spec = smallest();
+  const Tensor x = uniform({1, 32, 32, 3}, f32);
+  const auto checkpoints = [&](const CamoXpert& network) {
+    CheckpointCounter counter;
+    network(x);
+    return counter.count;
+  };
+  EXPECT_EQ(checkpoints(CamoXpert(spec)), 0);
+  spec.gradient_checkpointing = true;
+  CamoXpert network(spec);
+  EXPECT_EQ(checkpoints(network), 12 + 4 * 2 + 4);
+  {
+    const NoGrad no_grad;
+    EXPECT_EQ(checkpoints(network), 0);
+  }
+  network.set_gradient_checkpointing(false);
+  EXPECT_EQ(checkpoints(network), 0);
 }
 
 TEST(CamoXpert, LearnsOneBatch) {
