@@ -163,9 +163,13 @@ TEST_F(Loader, EveryProcessGetsItsPart) {
     options_.rank = rank;
     DataLoader loader(samples_, options_);
     EXPECT_EQ(loader.batches_per_epoch(), 2);
-    for (const Batch& batch : rest_of_epoch(loader)) {
+    const auto batches = rest_of_epoch(loader);
+    for (const Batch& batch : batches) {
       EXPECT_EQ(batch.indices.size(), 3u);
       seen.insert(batch.indices.begin(), batch.indices.end());
+    }
+    if (rank == 1) {
+      EXPECT_EQ(batches.back().indices.back(), epoch_order(kCount, true, options_.seed, 0).front());
     }
   }
   EXPECT_EQ(seen.size(), 12u);  // one sample fills up the last batch

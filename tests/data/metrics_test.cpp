@@ -18,7 +18,7 @@ void expect_scores(const SegmentationScores& scores, const nlohmann::json& expec
   for (const ScoreField& field : kScoreFields) {
     if (!expected.contains(field.name)) continue;
     EXPECT_NEAR(scores.*field.value, expected.at(field.name).get<double>(),
-                std::string(field.name) == "wfm" ? 1e-11 : 1e-12)
+                std::string(field.name) == "wfm" ? 1e-12 : 5e-14)
         << what << " " << field.name;
   }
 }
@@ -57,7 +57,8 @@ TEST(ScorePrediction, CountsOfACutPrediction) {
   Image mask(4, 2, 1), prediction(4, 2, 1);
   mask.pixels = {255, 255, 128, 0, 129, 0, 0, 0};  // 128 is background
   prediction.pixels = {255, 127, 200, 0, 128, 0, 0, 0};
-  const SegmentationScores scores = score_prediction(prediction, mask).scores;
+  const PictureScore whole = score_prediction(prediction, mask);
+  const SegmentationScores& scores = whole.scores;
   EXPECT_DOUBLE_EQ(scores.precision, 2. / 3);
   EXPECT_DOUBLE_EQ(scores.recall, 2. / 3);
   EXPECT_DOUBLE_EQ(scores.iou, 2. / 4);
@@ -65,6 +66,14 @@ TEST(ScorePrediction, CountsOfACutPrediction) {
   EXPECT_DOUBLE_EQ(scores.specificity, 4. / 5);
   EXPECT_DOUBLE_EQ(scores.accuracy, 6. / 8);
   EXPECT_DOUBLE_EQ(scores.mae, (128 + 200 + 127) / 255. / 8);
+  const ScoreCurves& curves = whole.curves;
+  EXPECT_DOUBLE_EQ(curves.precision[0], 3. / 8);
+  EXPECT_DOUBLE_EQ(curves.recall[0], 1);
+  EXPECT_DOUBLE_EQ(curves.precision[128], 2. / 3);
+  EXPECT_DOUBLE_EQ(curves.recall[128], 2. / 3);
+  EXPECT_DOUBLE_EQ(curves.precision[255], 1);
+  EXPECT_DOUBLE_EQ(curves.recall[255], 1. / 3);
+  EXPECT_DOUBLE_EQ(curves.f[255], 1.3 / 3 / (0.3 + 1. / 3));
 }
 
 // A centre of mass in the last row leaves nothing below it; PySODMetrics returns NaN.

@@ -64,6 +64,21 @@ TEST(StrongAugmentation, IsAFunctionOfSeedEpochAndIndex) {
   EXPECT_GT(seen.size(), 85u);
 }
 
+// Its numbers are not those that the changes are drawn with: no byte of the noise goes with the flip.
+TEST(StrongAugmentation, NoiseIsIndependentOfTheDraws) {
+  constexpr int kDraws = 400, kBytes = 1024;
+  StrongAugmentationOptions options = with_probability(0);
+  options.flip_probability = 0.5;
+  std::vector<int> together(kBytes);
+  for (int64_t i = 0; i < kDraws; ++i) {
+    const StrongAugmentation drawn = draw_strong_augmentation(1, 2, i, options);
+    Image image(kBytes, 1, 1, 128);
+    add_noise(image, 64, drawn.noise);
+    for (size_t k = 0; k < kBytes; ++k) together[k] += drawn.turned.flip == (image.pixels[k] < 128);
+  }
+  for (const int count : together) EXPECT_NEAR(count, kDraws / 2, 60);  // 6 deviations
+}
+
 TEST(StrongAugmentation, MasksKeepTheirValues) {
   for (int64_t i = 0; i < 50; ++i) {
     const ResizedSample changed =

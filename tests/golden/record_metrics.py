@@ -88,6 +88,13 @@ def special_cases():
                 "larger_prediction": (cv2.resize(soft, (83, 61)), mask), "smaller_prediction": (cv2.resize(soft, (13, 10)), mask)}.items()
     for i in range(6):
         yield f"random_{i}", random_pair(rng, *rng.integers(20, 64, 2))
+    # Two quarters are constant in prediction and mask: similar only if their mean is the value itself, which it is in the order of
+    # NumPy's sum (a buffer of whole rows at a time) and not row by row, nor all in one go.
+    blobs = np.zeros((200, 240), np.uint8)
+    blobs[40:60, 50:70] = blobs[140:160, 170:190] = 255
+    even = np.full_like(blobs, 38)
+    even[blobs > 0], even[0, 0] = 255, 0
+    yield "two_blobs", (even, blobs)
 
 
 def write_pair(out, name, pred, gt):

@@ -32,6 +32,19 @@ TEST(Losses, AddTheirParts) {
               1e-15);
 }
 
+TEST(Losses, HaveTheirOwnParts) {
+  const Tensor logits = uniform({2, 16, 14, 1}), target = uniform({2, 16, 14, 1}, f64, 0, 1);
+  const auto expect = [&](const char* name, const std::vector<std::pair<std::string, Tensor>>& wanted) {
+    const LossOutput loss = (*make_loss(name))(output_of(logits), target);
+    ASSERT_EQ(loss.parts.size(), wanted.size()) << name;
+    for (const auto& [part, value] : wanted) EXPECT_EQ(loss.part(part).item(), value.item()) << name << " " << part;
+  };
+  expect("structure", {{"edge", edge_loss(logits, target)}, {"ssim", global_ssim_loss(logits, target)}});
+  expect("camoxpert", {{"bce", bce_with_logits(logits, target)},
+                       {"iou", iou_loss(logits, target)},
+                       {"ssim", windowed_ssim_loss(logits, target)}});
+}
+
 TEST(Losses, SmallForTheTruthAndLargeForItsOpposite) {
   const Tensor truth = to(greater(uniform({2, 16, 16, 1}), 0.0), f64);
   for (const char* name : {"advanced_cod", "dice", "structure", "camoxpert"}) {
@@ -68,9 +81,16 @@ TEST(AdvancedCODLoss, RefusesAnotherTargetShape) {
 }
 
 TEST(AdvancedCODLoss, TakesHalfPrecisionLogits) {
-  const Tensor logits = to(uniform({1, 8, 8, 1}, f32), bf16);
-  const LossOutput loss = AdvancedCODLoss()(output_of(logits), full({1, 8, 8, 1}, 1));
-  EXPECT_EQ(loss.total.dtype(), f32);
+  for (const DType half : {bf16, f16}) {
+    CamoXpertOutput output = output_of(to(uniform({1, 8, 8, 1}, f32), half)), wide;
+    output.deep = {to(uniform({1, 4, 4, 1}, f32), half)};
+    wide.logits = to(output.logits, f32);
+    wide.deep = {to(output.deep[0], f32)};
+    const Tensor target = uniform({1, 8, 8, 1}, f32, 0, 1);
+    const LossOutput loss = AdvancedCODLoss()(output, target);
+    EXPECT_EQ(loss.total.dtype(), f32);
+    EXPECT_EQ(loss.total.item(), AdvancedCODLoss()(wide, target).total.item()) << name(half);
+  }
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "core/op_observer.h"
 #include "core/random.h"
 #include "ops/ops.h"
 #include "tests/support/test_support.h"
@@ -25,6 +28,25 @@ TEST(WarmUpExperts, ChangesNothing) {
     EXPECT_FALSE(parameters[i].grad().defined());
   }
   EXPECT_TRUE(network.training());
+}
+
+TEST(WarmUpExperts, RunsGroupsOfEverySize) {
+  struct Sizes final : OpObserver {
+    void recorded(const Node&, std::span<const Tensor>, std::span<const Tensor> inputs) override {
+      if (inputs[0].dims() == 4) forward.insert(inputs[0].size(0));
+    }
+    void backward_begins(const Node&) override {}
+    void backward_ended(const Node&) override {}
+    void differentiated(const Node&, std::span<const Tensor> gradients) override {
+      if (gradients[0].defined() && gradients[0].dims() == 4) backward.insert(gradients[0].size(0));
+    }
+    std::set<int64_t> forward, backward;
+  } sizes;
+  CamoXpert network({.backbone = "edgenext_xx_small", .num_experts = 2, .dropout = 0});
+  observe_ops(&sizes);
+  warm_up_experts(network, 3, 32, 32);
+  observe_ops(nullptr);
+  for (int64_t n = 1; n <= 3; ++n) EXPECT_TRUE(sizes.forward.contains(n) && sizes.backward.contains(n)) << n;
 }
 
 TEST(WarmUpExperts, RefusesToChangeGradients) {

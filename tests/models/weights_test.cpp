@@ -291,6 +291,15 @@ TEST_F(WeightFiles, NothingIsHalfLoaded) {
   EXPECT_NE(report.str().find("different (1)"), std::string::npos);
 }
 
+TEST_F(WeightFiles, WholeNumbersAreNoWeights) {
+  const auto network = blank_network(spec_of("edgenext_xx_small", 2));
+  StateDict state = network->state_dict();
+  state[0].second = zeros(state[0].second.shape(), i64);
+  const auto file = saved(state);
+  EXPECT_ERROR(load_state(*network, *file, find_state(*file)),
+               "different (1):\n  backbone.stem_0.weight: network f32 ");
+}
+
 TEST_F(WeightFiles, AnotherNumberOfExpertsLoadsPartially) {
   const auto seven = blank_network(spec_of("edgenext_xx_small", 7)),
              five = blank_network(spec_of("edgenext_xx_small", 5));
