@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <optional>
+#include <unordered_set>
 #include <utility>
 
 #include "core/autograd.h"
@@ -15,12 +16,15 @@
 namespace camo {
 namespace {
 
+constexpr double kKink = 1e-3;  // slopes on two sides that differ by more, relatively, are not one slope's rounding
+
 /// A tensor whose gradient is checked, and what messages call it.
 struct Checked {
   std::string label;
   Tensor leaf;
 };
 
+using Values = std::vector<std::vector<double>>;
 using Gradients = std::vector<std::optional<std::vector<double>>>;  // one a checked tensor, none if it got no gradient
 
 std::string text(double value) {
@@ -124,10 +128,10 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
 /// The projected outputs, floating ones only. Those without a graph take part: a graph cut by mistake shows as a wrong
 /// gradient.
 struct Projection {
-  std::vector<std::vector<double>> weights;  // empty for outputs left out
+  Values weights;  // empty for outputs left out
 
-  std::vector<std::vector<double>> values(const Tensors& outputs) const {
-    std::vector<std::vector<double>> all(weights.size());
+  Values values(const Tensors& outputs) const {
+    Values all(weights.size());
     for (size_t i = 0; i < weights.size(); ++i) {
       if (!weights[i].empty()) all[i] = outputs[i].to_vector<double>();
     }
@@ -135,8 +139,7 @@ struct Projection {
   }
 
   /// Sum of weight * (upper - lower): summing differences keeps the rounding of unchanged outputs out.
-  double difference(const std::vector<std::vector<double>>& upper,
-                    const std::vector<std::vector<double>>& lower) const {
+  double difference(const Values& upper, const Values& lower) const {
     double sum = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
       for (size_t j = 0; j < weights[i].size(); ++j) sum += weights[i][j] * (upper[i][j] - lower[i][j]);
@@ -149,8 +152,9 @@ GradcheckResult failure(std::string message) {
   return {.ok = false, .worst_error = std::numeric_limits<double>::infinity(), .message = std::move(message)};
 }
 
+/// `here`: the outputs where nothing is moved.
 GradcheckResult compare_with_differences(const std::function<Tensors()>& run, const std::vector<Checked>& checked,
-                                         const Projection& projection, const Gradients& analytic,
+                                         const Projection& projection, const Values& here, const Gradients& analytic,
                                          const GradcheckOptions& options) {
   const NoGrad no_grad;
   const SerialScope serial;  // thousands of tiny runs
@@ -179,12 +183,44 @@ GradcheckResult compare_with_differences(const std::function<Tensors()>& run, co
       result.message = concat_text("gradcheck: ", checked[k].label, ", element ", index_of(i, leaf.shape()), " of ",
                                    leaf.shape(), ": analytic gradient ", text(given), ", numeric ", text(numeric),
                                    " (error ", text(error), ", allowed ", text(options.relative_tolerance), ")");
+      const double right = projection.difference(above, here) / (upper - element.value());
+      const double left = projection.difference(here, below) / (element.value() - lower);
+      if (std::abs(right - left) > kKink * (floor + std::abs(right) + std::abs(left))) {
+        result.message += concat_text("; the slope is ", text(left), " on one side and ", text(right),
+                                      " on the other: a point without a derivative, where another input would do");
+      }
     }
   }
   return result;
 }
 
-GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Checked>& checked,
+/// What is wrong with a graph that leads to leaves other than the checked ones; empty when none does.
+std::string find_unregistered(const Tensors& outputs, const std::vector<Checked>& checked) {
+  std::unordered_set<const TensorImpl*> known;
+  for (const Checked& item : checked) known.insert(item.leaf.impl());
+  std::vector<const Node*> stack;
+  std::unordered_set<const Node*> seen;
+  const auto visit = [&](const Node* node) {
+    if (node != nullptr && seen.insert(node).second) stack.push_back(node);
+  };
+  for (const Tensor& output : outputs) visit(output.grad_node().get());
+  while (!stack.empty()) {
+    const Node& node = *stack.back();
+    stack.pop_back();
+    for (const Edge& edge : node.edges()) {
+      visit(edge.node.get());
+      if (!edge.leaf.defined() || known.contains(edge.leaf.impl())) continue;
+      return concat_text("gradcheck: ", node.name(), " uses a tensor, ", edge.leaf.dtype(), " ", edge.leaf.shape(),
+                         ", that wants a gradient and is neither an input nor a parameter of the module; register it "
+                         "with param(), or its layer with child()");
+    }
+  }
+  return {};
+}
+
+enum class Leaves { checked_only, others_too };  // which may lie below the outputs
+
+GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Checked>& checked, Leaves allowed,
                       const GradcheckOptions& options) {
   CAMO_CHECK(!checked.empty(), "gradcheck: nothing to check: pass at least one f64 input");
   CAMO_CHECK(options.relative_tolerance > 0 && options.step > 0,
@@ -198,6 +234,9 @@ GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Che
   const bool connected =
       std::any_of(outputs.begin(), outputs.end(), [](const Tensor& output) { return output.requires_grad(); });
   if (!connected) return failure("gradcheck: no output depends on any input: the graph is cut");
+  if (allowed == Leaves::checked_only) {
+    if (std::string message = find_unregistered(outputs, checked); !message.empty()) return failure(std::move(message));
+  }
   Tensors cotangents, zero_cotangents;
   Projection projection;
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -209,7 +248,9 @@ GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Che
   const auto values = projection.values(outputs), again = projection.values(run());
   for (size_t i = 0; i < values.size(); ++i) {
     if (!same_bits(values[i], again[i])) {
-      return failure(concat_text("gradcheck: output ", i, ": two forward runs on the same inputs differ"));
+      return failure(concat_text("gradcheck: output ", i,
+                                 ": two forward runs on the same inputs differ; if it draws random numbers, "
+                                 "seed_everything() inside the function makes them the same"));
     }
   }
 
@@ -218,7 +259,10 @@ GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Che
   const Gradients of_zero = run_backward(outputs, zero_cotangents, checked);
   for (size_t k = 0; k < checked.size(); ++k) {
     const std::string& label = checked[k].label;
-    if (!analytic[k]) return failure(concat_text("gradcheck: ", label, ": got no gradient"));
+    if (!analytic[k])
+      return failure(concat_text("gradcheck: ", label,
+                                 ": got no gradient: the graph is cut, or no output depends on it; "
+                                 "a parameter that is meant to be left out can be frozen"));
     if (!repeated[k] || !same_bits(*analytic[k], *repeated[k])) {
       return failure(concat_text("gradcheck: ", label, ": two backward runs differ"));
     }
@@ -231,7 +275,7 @@ GradcheckResult check(const std::function<Tensors()>& run, const std::vector<Che
                                  ": a zero cotangent must give a zero gradient; got ", text(gradient)));
     }
   }
-  return compare_with_differences(run, checked, projection, analytic, options);
+  return compare_with_differences(run, checked, projection, values, analytic, options);
 }
 
 /// The inputs with f64 ones replaced by leaves that share their memory, which are added to `checked`.
@@ -256,7 +300,7 @@ Tensors make_leaves(const Tensors& inputs, std::vector<Checked>& checked) {
 GradcheckResult gradcheck(const TensorFunction& fn, const Tensors& inputs, const GradcheckOptions& options) {
   std::vector<Checked> checked;
   const Tensors leaves = make_leaves(inputs, checked);
-  return check([&] { return fn(leaves); }, checked, options);
+  return check([&] { return fn(leaves); }, checked, Leaves::others_too, options);
 }
 
 GradcheckResult gradcheck(Module& module, const TensorFunction& forward, const Tensors& inputs,
@@ -268,7 +312,7 @@ GradcheckResult gradcheck(Module& module, const TensorFunction& forward, const T
                parameter.tensor.dtype(), "; convert with module.to(f64)");
     if (parameter.tensor.requires_grad()) checked.push_back({"parameter " + parameter.name, parameter.tensor});
   }
-  return check([&] { return forward(leaves); }, checked, options);
+  return check([&] { return forward(leaves); }, checked, Leaves::checked_only, options);
 }
 
 }  // namespace camo

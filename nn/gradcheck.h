@@ -19,7 +19,8 @@ struct GradcheckOptions {
   int64_t elements = 0;  // of a tensor that are moved, evenly spread and the first among them; 0: all
 };
 
-/// What a check found. `message` is empty on success, else names the worst element: input, index, both values.
+/// What a check found. `message` is empty on success, else names the worst element: input, index, both values, and the
+/// slopes on both sides where these differ (a kink).
 struct GradcheckResult {
   bool ok = false;
   double worst_error = 0;  // largest |analytic - numeric| / (absolute_tolerance / relative_tolerance + |numeric|)
@@ -37,7 +38,9 @@ using TensorFunction = std::function<Tensors(const Tensors&)>;
 /// passed twice).
 GradcheckResult gradcheck(const TensorFunction& fn, const Tensors& inputs, const GradcheckOptions& options = {});
 
-/// The same for a module's forward pass: its parameters (f64) are checked besides the inputs, by name.
+/// The same for a module's forward pass: its parameters (f64) are checked besides the inputs, by name; frozen ones are
+/// left out. Fails, too, when the graph reaches a tensor that wants a gradient and is neither: one that the module
+/// forgot to register.
 GradcheckResult gradcheck(Module& module, const TensorFunction& forward, const Tensors& inputs,
                           const GradcheckOptions& options = {});
 

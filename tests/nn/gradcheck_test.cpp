@@ -115,7 +115,8 @@ TEST(Gradcheck, FindsNaN) {
 }
 
 TEST(Gradcheck, FindsAnInputWithoutGradient) {
-  expect_failure(check_fault(Fault::drops_input), "input 1: got no gradient");
+  expect_failure(check_fault(Fault::drops_input),
+                 "input 1: got no gradient: the graph is cut, or no output depends on");
 }
 
 TEST(Gradcheck, FindsACutGraph) {
@@ -134,7 +135,7 @@ TEST(Gradcheck, FindsACutGraph) {
 TEST(Gradcheck, FindsAForwardThatChanges) {
   double calls = 0;
   const auto fn = [&](const Tensors& in) { return Tensors{product(in[0], full({3}, ++calls, f64))}; };
-  expect_failure(gradcheck(fn, {uniform({3})}), "output 0: two forward runs on the same inputs differ");
+  expect_failure(gradcheck(fn, {uniform({3})}), "output 0: two forward runs on the same inputs differ; if it draws");
 }
 
 TEST(Gradcheck, ProjectsEveryOutput) {
@@ -223,6 +224,52 @@ TEST(Gradcheck, ChecksTheParametersOfAModuleByName) {
   EXPECT_TRUE(check(wrong).ok);  // frozen parameters are not checked
   wrong.to(f32);
   EXPECT_ERROR(check(wrong), "parameters must be f64; got factor f32");
+}
+
+/// Uses a parameter, and a tensor of which Module does not know.
+struct Forgetful : Module {
+  Tensor scale = param("scale", uniform({3})), shift = uniform({3});
+  Tensor operator()(const Tensor& x) const { return product(product(x, scale), shift); }
+};
+
+TEST(Gradcheck, FindsWhatAModuleForgotToRegister) {
+  Forgetful module;
+  module.to(f64);
+  const auto forward = [&](const Tensors& in) { return Tensors{module(in[0])}; };
+  EXPECT_TRUE(gradcheck(module, forward, {uniform({3})}).ok);  // a constant
+  module.shift.set_requires_grad(true);
+  expect_failure(gradcheck(module, forward, {uniform({3})}),
+                 "gradcheck: test_product uses a tensor, f64 [3], that wants a gradient and is neither an input nor a "
+                 "parameter of the module; register it with param(), or its layer with child()");
+  EXPECT_TRUE(gradcheck(forward, {uniform({3})}).ok);  // a function may use what it likes
+}
+
+/// |x|, with the gradient of x >= 0 at 0.
+struct MagnitudeNode final : Node {
+  MagnitudeNode() : Node("test_magnitude") {}
+  Saved x{this, "x"};
+  Tensors backward(const Tensors& dy) override {
+    auto dx = dy[0].to_vector<double>();
+    const auto values = x->to_vector<double>();
+    for (size_t i = 0; i < dx.size(); ++i) dx[i] *= values[i] >= 0 ? 1 : -1;
+    return {from_vector(dx, x->shape())};
+  }
+};
+
+Tensor magnitude(const Tensor& x) {
+  auto values = x.to_vector<double>();
+  for (double& value : values) value = std::abs(value);
+  const Tensor y = from_vector(values, x.shape());
+  if (auto* node = record<MagnitudeNode>(y, {x})) node->x = x;
+  return y;
+}
+
+TEST(Gradcheck, SaysWhereThereIsNoDerivative) {
+  const auto fn = [](const Tensors& in) { return Tensors{magnitude(in[0])}; };
+  EXPECT_TRUE(gradcheck(fn, {from_vector<double>({-1, 2, 1e-3}, {3})}).ok);
+  expect_failure(gradcheck(fn, {from_vector<double>({-1, 0, 1}, {3})}), "input 0, element [1] of [3]");
+  expect_failure(gradcheck(fn, {from_vector<double>({-1, 0, 1}, {3})}), "a point without a derivative");
+  EXPECT_EQ(check_fault(Fault::one_element).message.find("without a derivative"), std::string::npos);  // smooth, wrong
 }
 
 }  // namespace
