@@ -1,5 +1,8 @@
 #include "models/camoxpert/experts.h"
 
+#include <functional>
+#include <iterator>
+
 #include "models/camoxpert/maps.h"
 #include "ops/ops.h"
 
@@ -7,15 +10,17 @@ namespace camo {
 
 std::shared_ptr<Expert> make_expert(int64_t index, int64_t channels, int64_t attention_heads, double dropout,
                                     bool use_flash_attention) {
-  switch (index % static_cast<int64_t>(kExpertNames.size())) {
-    case 0: return std::make_shared<TextureExpert>(channels);
-    case 1: return std::make_shared<AttentionExpert>(channels, attention_heads, dropout, use_flash_attention);
-    case 2: return std::make_shared<HybridExpert>(channels);
-    case 3: return std::make_shared<FrequencyExpert>(channels);
-    case 4: return std::make_shared<EdgeExpert>(channels);
-    case 5: return std::make_shared<SemanticContextExpert>(channels);
-    default: return std::make_shared<ContrastExpert>(channels);
-  }
+  const std::function<std::shared_ptr<Expert>()> types[] = {
+      [&] { return std::make_shared<TextureExpert>(channels); },
+      [&] { return std::make_shared<AttentionExpert>(channels, attention_heads, dropout, use_flash_attention); },
+      [&] { return std::make_shared<HybridExpert>(channels); },
+      [&] { return std::make_shared<FrequencyExpert>(channels); },
+      [&] { return std::make_shared<EdgeExpert>(channels); },
+      [&] { return std::make_shared<SemanticContextExpert>(channels); },
+      [&] { return std::make_shared<ContrastExpert>(channels); },
+  };
+  static_assert(std::size(types) == kExpertNames.size());
+  return types[static_cast<size_t>(index) % std::size(types)]();
 }
 
 Sequential& Expert::unit(const std::string& name, int64_t in, int64_t out) {

@@ -1,7 +1,10 @@
 // The mixtures of experts. ONNX has no way to send each image of a batch through experts of its own, so all experts run
 // on all images, and those that an image did not choose get weight 0: the same sum, exactly.
+#include "models/camoxpert/experts.h"
+
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "models/onnx/layers.h"
 
@@ -145,21 +148,17 @@ Value gate(const Layers& net, const Map& x, const std::string& prefix) {
 
 }  // namespace
 
-Map expert(const Layers& net, const Map& x, const std::string& prefix, int64_t type, int64_t heads) {
-  switch (type) {
-    case 0: return texture(net, x, prefix);
-    case 1: return attention(net, x, prefix, heads);
-    case 2: return hybrid(net, x, prefix);
-    case 3: return frequency(net, x, prefix);
-    case 4: return edge(net, x, prefix);
-    case 5: return semantic_context(net, x, prefix);
-    default: return contrast(net, x, prefix);
-  }
+Map expert(const Layers& net, const Map& x, const std::string& prefix, int64_t index, int64_t heads) {
+  using Type = Map (*)(const Layers&, const Map&, const std::string&);
+  constexpr Type kAttention = nullptr;  // takes the heads besides
+  constexpr Type kTypes[] = {texture, kAttention, hybrid, frequency, edge, semantic_context, contrast};
+  static_assert(std::size(kTypes) == kExpertNames.size());
+  const Type type = kTypes[static_cast<size_t>(index) % std::size(kTypes)];
+  return type == kAttention ? attention(net, x, prefix, heads) : type(net, x, prefix);
 }
 
 Map mixture(const Layers& net, const Map& x, const std::string& prefix, int64_t chosen, int64_t experts,
             int64_t heads) {
-  constexpr int64_t kTypes = 7;
   Graph& graph = net.graph();
   const Value logits = gate(net, x, prefix + ".gate");
   const Values top = graph.nodes("TopK", 2, {logits, graph.integers({chosen})}, {{"axis", int64_t{-1}}});
@@ -168,7 +167,7 @@ Map mixture(const Layers& net, const Map& x, const std::string& prefix, int64_t 
   const Value weights = graph.node("ScatterElements", {none, top[1], shares}, {{"axis", int64_t{1}}});
   Map sum;
   for (int64_t e = 0; e < experts; ++e) {
-    const Map y = expert(net, x, prefix + ".experts." + std::to_string(e), e % kTypes, heads);
+    const Map y = expert(net, x, prefix + ".experts." + std::to_string(e), e, heads);
     const Map weight{net.reshape(net.pick(weights, 1, e), {-1, 1, 1, 1}), 1, 1, 1};
     const Map part = net.mul(y, weight);
     sum = e == 0 ? part : net.add(sum, part);
