@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+// [doc: includes]
 #include "core/autocast.h"
 #include "core/random.h"
 #include "core/safetensors.h"
@@ -11,6 +12,7 @@
 #include "nn/layers.h"
 #include "nn/optim/adamw.h"
 #include "ops/ops.h"
+// [doc end]
 
 using camo::Tensor;
 
