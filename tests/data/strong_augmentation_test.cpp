@@ -64,6 +64,16 @@ TEST(StrongAugmentation, IsAFunctionOfSeedEpochAndIndex) {
   EXPECT_GT(seen.size(), 85u);
 }
 
+TEST(StrongAugmentation, TopToBottomIsAcrossAndHalfATurn) {
+  StrongAugmentationOptions options = with_probability(0);
+  options.vertical_flip_probability = 1;
+  const ResizedSample sample = test::random_sample(9, 8);
+  const Image mirrored = augment(sample, draw_strong_augmentation(1, 0, 0, options)).image;
+  for (int y = 0; y < 9; ++y) EXPECT_TRUE(std::equal(mirrored.row(y), mirrored.row(y) + 27, sample.image.row(8 - y)));
+  options.flip_probability = 1;  // both are half a turn
+  EXPECT_EQ(draw_strong_augmentation(1, 0, 0, options).turned, (Augmentation{false, 2}));
+}
+
 // Its numbers are not those that the changes are drawn with: no byte of the noise goes with the flip.
 TEST(StrongAugmentation, NoiseIsIndependentOfTheDraws) {
   constexpr int kDraws = 400, kBytes = 1024;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/autocast.h"
 #include "core/op_observer.h"
 #include "models/camoxpert/loss.h"
 #include "nn/optim/adamw.h"
@@ -45,6 +46,17 @@ TEST(CamoXpert, EncodeAndDecodeAreThePartsOfIt) {
     EXPECT_TRUE(bitwise_equal(maps[s], layer(encoding.enhanced[s]).y)) << "stage " << s;
   }
   EXPECT_TRUE(bitwise_equal(network.decode(maps, 32, 64).logits, network(x).logits));
+}
+
+// The backbone's residual stream is wide; what stands behind it is not.
+TEST(CamoXpert, FeaturesAreNarrowUnderAutocast) {
+  const CamoXpert network(smallest());
+  const NoGrad no_grad;
+  const Tensor x = uniform({1, 32, 32, 3}, f32);
+  EXPECT_EQ(network.features(x)[0].dtype(), f32);
+  const Autocast autocast(bf16);
+  for (const Tensor& map : network.features(x)) EXPECT_EQ(map.dtype(), bf16);
+  for (const Tensor& map : network.backbone()(x)) EXPECT_EQ(map.dtype(), f32);
 }
 
 TEST(CamoXpert, SizesThatAreNoMultipleOf32) {

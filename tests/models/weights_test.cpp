@@ -253,6 +253,11 @@ TEST_F(WeightFiles, AveragesComeFirstAndAreCompleted) {
 TEST_F(WeightFiles, OtherGroupsAreNamed) {
   const Tensor x = zeros({1});
   EXPECT_EQ(find_state(*saved(PthDict{{"net", {PthDict{{"stem_0.weight", {x}}}}}})).group, "net");
+  const FileState nested =
+      find_state(*saved(PthDict{{"ema_state_dict", {PthDict{{"decay", {0.5}}, {"shadow", {PthDict{{"y", {x}}}}}}}}}));
+  EXPECT_EQ(nested.group, "ema_state_dict/shadow");
+  EXPECT_TRUE(nested.averaged);
+  EXPECT_EQ(nested.entries.front().name, "y");
   EXPECT_ERROR(find_state(*saved(PthDict{{"a", {PthDict{{"x", {x}}}}}, {"b", {PthDict{{"x", {x}}}}}})),
                "must hold one state dict; the file has tensors in 'a', 'b'; choose with --group");
   EXPECT_ERROR(find_state(*saved(PthDict{{"epoch", {int64_t{1}}}})), "the file has no tensors");
