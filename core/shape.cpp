@@ -3,6 +3,7 @@
 namespace camo {
 
 int normalize_axis(int64_t axis, int dims, const char* op) {
+  CAMO_CHECK(dims > 0, op, ": the tensor has no axes, its shape is []; got axis ", axis);
   CAMO_CHECK(axis >= -dims && axis < dims, op, ": axis must be in [", -dims, ", ", dims - 1, "]; got ", axis);
   return static_cast<int>(axis < 0 ? axis + dims : axis);
 }

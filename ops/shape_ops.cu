@@ -159,21 +159,30 @@ Tensor reshaped(const Tensor& x, const Shape& shape) {
   return y;
 }
 
+/// "[3, 4]"
+std::string listed(const std::vector<int64_t>& sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) text += concat_text(i > 0 ? ", " : "", sizes[i]);
+  return text + "]";
+}
+
 }  // namespace
 
 Tensor reshape(const Tensor& x, const Shape& shape) {
   Shape full = shape;
   int unknown = -1;
   int64_t known = 1;
+  bool fits = true;  // into 64 bits
   for (int i = 0; i < shape.size(); ++i) {
     if (shape[i] == -1) {
       CAMO_CHECK(unknown == -1, "reshape: at most one extent may be -1; got ", shape);
       unknown = i;
     } else {
       CAMO_CHECK(shape[i] >= 0, "reshape: extents must not be negative, but for one -1; got ", shape);
-      known *= shape[i];
+      fits = fits && !__builtin_mul_overflow(known, shape[i], &known);
     }
   }
+  CAMO_CHECK(fits, "reshape: the number of elements must stay; got x ", x.shape(), ", shape ", shape);
   if (unknown >= 0) {
     CAMO_CHECK(known > 0 && x.numel() % known == 0, "reshape: the elements of ", x.shape(), " must divide into ", shape,
                "; got ", x.numel(), " elements");
@@ -243,6 +252,11 @@ Tensor expand(const Tensor& x, const Shape& shape) {
   for (int i = 0; fits && i < x.dims(); ++i) fits = x.shape()[i] == 1 || x.shape()[i] == shape[lead + i];
   CAMO_CHECK(fits, "expand: only extents of 1 and new leading axes can be repeated; got x ", x.shape(), ", shape ",
              shape);
+  int64_t elements = 1;
+  for (int64_t extent : shape) {
+    CAMO_CHECK(extent >= 0, "expand: extents must not be negative; got x ", x.shape(), ", shape ", shape);
+    CAMO_CHECK(!__builtin_mul_overflow(elements, extent, &elements), "expand: shape ", shape, " has too many elements");
+  }
   if (shape == x.shape()) return x;
   Shape strides = Shape::filled(shape.size(), 0);
   for (int i = 0; i < x.dims(); ++i) {
@@ -267,8 +281,8 @@ Tensor slice(const Tensor& x, int axis, int64_t start, int64_t stop, int64_t ste
   CAMO_CHECK(step >= 1, "slice: the step must be at least 1; got ", step, "; flip() reverses");
   CAMO_CHECK(0 <= begin && begin <= end && end <= extent, "slice: positions must lie in order within the extent ",
              extent, " of axis ", axis, "; got ", start, " : ", stop, ", x ", x.shape());
-  const Tensor y = slice_view(x, at, begin, (end - begin + step - 1) / step, step);
-  record<SliceNode>(y, {x}, x.shape(), at, begin, step);
+  const Tensor y = slice_view(x, at, begin, begin == end ? 0 : (end - begin - 1) / step + 1, std::min(step, extent));
+  record<SliceNode>(y, {x}, x.shape(), at, begin, std::min(step, extent));
   return y;
 }
 
@@ -285,15 +299,15 @@ Tensor select(const Tensor& x, int axis, int64_t index) {
 
 Tensors split(const Tensor& x, const std::vector<int64_t>& sizes, int axis) {
   const int at = normalize_axis(axis, x.dims(), "split");
-  int64_t total = 0;
-  bool valid = !sizes.empty();
+  int64_t rest = x.shape()[at];
+  bool valid = true;
   for (int64_t size : sizes) {
-    valid = valid && size >= 0;
-    total += size;
+    valid = valid && size >= 0 && size <= rest;
+    rest -= valid ? size : 0;
   }
-  CAMO_CHECK(valid && total == x.shape()[at], "split: sizes must not be negative and add up to the extent ",
-             x.shape()[at], " of axis ", axis, "; got ", sizes.size(), " sizes that add up to ", total, ", x ",
-             x.shape());
+  CAMO_CHECK(valid && rest == 0, "split: sizes must not be negative and add up to the extent ", x.shape()[at],
+             " of axis ", axis, "; got ", listed(sizes), ", x ", x.shape());
+  if (sizes.empty()) return {};
   Tensors parts;
   int64_t start = 0;
   for (int64_t size : sizes) {

@@ -1,5 +1,6 @@
 #include "ops/shape_ops.h"
 
+#include <limits>
 #include <numeric>
 
 #include "core/autograd.h"
@@ -218,7 +219,7 @@ TEST(ShapeOps, WrongInputsAreNamed) {
   EXPECT_ERROR(slice(x, 1, 0, 3, 0), "slice: the step must be at least 1; got 0");
   EXPECT_ERROR(select(x, 0, 2), "select: the index must lie within the extent 2 of axis 0; got 2, x [2, 3]");
   EXPECT_ERROR(split(x, {1, 1}, 1),
-               "split: sizes must not be negative and add up to the extent 3 of axis 1; got 2 sizes");
+               "split: sizes must not be negative and add up to the extent 3 of axis 1; got [1, 1], x [2, 3]");
   EXPECT_ERROR(split(x, {4, -1}, 1), "split: sizes must not be negative");
   EXPECT_ERROR(chunk(x, 0, 0), "chunk: the count must be at least 1; got 0");
   EXPECT_ERROR(concat({}, 0), "concat: needs at least one part; got none");
@@ -230,6 +231,24 @@ TEST(ShapeOps, WrongInputsAreNamed) {
   EXPECT_ERROR(pad(x, 0, -1, 0), "pad: amounts must not be negative; got -1 and 0; slice() removes");
   EXPECT_ERROR(flip(x, {0, -2}), "flip: an axis must not be repeated; got axes [0, -2]");
   EXPECT_ERROR(rot90(x, 1), "rot90: x must be [N, H, W, C]; got [2, 3]");
+  EXPECT_ERROR(select(zeros({}), 0, 0), "select: the tensor has no axes, its shape is []; got axis 0");
+}
+
+// A shape whose number of elements wraps around to that of x would be a view of memory that is not there.
+TEST(ShapeOps, ExtentsThatOverflowAreRefused) {
+  constexpr int64_t k32 = int64_t{1} << 32, k62 = int64_t{1} << 62;
+  EXPECT_ERROR(reshape(zeros({0}), {k32, k32}), "reshape: the number of elements must stay; got x [0]");
+  EXPECT_ERROR(expand(zeros({1}), {k32, k32}), "expand: shape [4294967296, 4294967296] has too many elements");
+  EXPECT_ERROR(expand(zeros({1, 3}), {-1, 3}), "expand: extents must not be negative; got x [1, 3], shape [-1, 3]");
+  EXPECT_ERROR(split(zeros({4}), {k62, k62, k62, k62 + 4}, 0), "split: sizes must not be negative and add up to");
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(slice(from_vector<float>({5, 6, 7}, {3}), 0, 1, 3, kMost).to_vector<float>(), (std::vector<float>{6}));
+}
+
+TEST(ShapeOps, NothingIsSplitIntoNoParts) {
+  EXPECT_TRUE(unstack(zeros({0, 3}), 0).empty());
+  EXPECT_TRUE(split(zeros({2, 0}), {}, 1).empty());
+  EXPECT_ERROR(split(zeros({2}), {}, 0), "add up to the extent 2 of axis 0; got [], x [2]");
 }
 
 }  // namespace
