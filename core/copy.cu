@@ -174,11 +174,38 @@ void fill_cuda([[maybe_unused]] const Tensor& target, [[maybe_unused]] double va
 #endif
 }
 
+/// Elements of an expanded tensor share memory: which of them stays would be a matter of chance.
+void check_target(const Tensor& target, const char* op) {
+  for (int i = 0; i < target.dims(); ++i) {
+    CAMO_CHECK(target.strides()[i] != 0 || target.shape()[i] <= 1 || target.numel() == 0, op,
+               ": the elements of the target must not share memory; got shape ", target.shape(), ", strides ",
+               target.strides(), ", as expand() makes; write to a clone()");
+  }
+}
+
+/// Of all elements of a tensor: offsets in its storage, in bytes, the last one exclusive.
+std::pair<int64_t, int64_t> memory_range(const Tensor& x) {
+  int64_t last = x.offset();
+  for (int i = 0; i < x.dims(); ++i) last += (x.shape()[i] - 1) * x.strides()[i];
+  return {x.offset() * size_in_bytes(x.dtype()), (last + 1) * size_in_bytes(x.dtype())};
+}
+
+/// Whether elements of x may lie where other elements of `target` are, so that writing them changes what is read next.
+bool overlaps(const Tensor& target, const Tensor& x) {
+  if (target.storage() != x.storage()) return false;
+  if (target.offset() == x.offset() && target.strides() == x.strides() && target.dtype() == x.dtype()) return false;
+  const auto [begin, end] = memory_range(target);
+  const auto [x_begin, x_end] = memory_range(x);
+  return begin < x_end && x_begin < end;
+}
+
 }  // namespace
 
 void copy_into(const Tensor& target, const Tensor& source) {
   CAMO_CHECK(target.shape() == source.shape(), "copy: shapes must be equal; got ", target.shape(), " and ",
              source.shape());
+  check_target(target, "copy");
+  if (target.numel() > 0 && overlaps(target, source)) return copy_into(target, clone(source));
   if (target.numel() > 0) {
     if (target.is_cuda() || source.is_cuda()) {
       copy_cuda(target, source);
@@ -197,6 +224,8 @@ void add_into(const Tensor& target, const Tensor& source) {
   CAMO_CHECK(target.shape() == source.shape() && (to == from || widens) && target.device() == source.device(),
              "add_into: shapes, dtypes and devices must be equal, but for 16 bit added to f32; got ", target.shape(),
              " ", to, " ", target.device(), " and ", source.shape(), " ", from, " ", source.device());
+  check_target(target, "add_into");
+  if (target.numel() > 0 && overlaps(target, source)) return add_into(target, clone(source));
   if (target.is_cuda()) add_cuda(target, source);
   else if (widens && from == f16) add_cpu<float, Half>(target, source);
   else if (widens) add_cpu<float, BFloat16>(target, source);
@@ -207,6 +236,10 @@ void add_into(const Tensor& target, const Tensor& source) {
 }
 
 void fill(const Tensor& target, double value) {
+  const bool fits = target.dtype() == i64  ? value >= -0x1p63 && value < 0x1p63
+                    : target.dtype() == u8 ? value > -1 && value < 256
+                                           : true;
+  CAMO_CHECK(fits, "fill: the value must fit into ", target.dtype(), "; got ", value);
   if (target.is_cuda()) fill_cuda(target, value);
   else dispatch_all(target.dtype(), [&]<class T>() { fill_cpu<T>(target, convert<T>(value)); });
   target.storage()->bump_version();

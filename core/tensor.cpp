@@ -86,7 +86,8 @@ const Tensor& Tensor::grad() const { return checked().grad; }
 void Tensor::set_grad(Tensor grad) const {
   checked();
   CAMO_CHECK(!grad.defined() || (grad.shape() == shape() && grad.dtype() == dtype()),
-             "set_grad: the gradient must have shape ", shape(), " and dtype ", dtype());
+             "set_grad: the gradient must have the tensor's shape ", shape(), " and dtype ", dtype(), "; got ",
+             grad.shape(), " ", grad.dtype());
   impl_->grad = std::move(grad);
 }
 

@@ -129,6 +129,8 @@ TEST(Tensor, ErrorsSayWhatCame) {
   EXPECT_ERROR(x.data<double>(), "data of dtype f32 was read as f64");
   EXPECT_ERROR(x.item(), "one element; got shape [2, 3]");
   EXPECT_ERROR(x.size(2), "axis must be in [-2, 1]; got 2");
+  EXPECT_ERROR(zeros({}).size(0), "size: the tensor has no axes, its shape is []; got axis 0");
+  EXPECT_ERROR(x.set_grad(zeros({3}, f64)), "the tensor's shape [2, 3] and dtype f32; got [3] f64");
   EXPECT_ERROR(copy_into(x, zeros({3, 2})), "shapes must be equal; got [2, 3] and [3, 2]");
   EXPECT_ERROR(add_into(x, zeros({2, 3}, f64)), "shapes, dtypes and devices must be equal");
   EXPECT_ERROR(empty({-1, 2}), "must not be negative; got [-1, 2]");
@@ -137,6 +139,42 @@ TEST(Tensor, ErrorsSayWhatCame) {
   EXPECT_ERROR(zeros({2}, i64).set_requires_grad(true), "only floating tensors");
   EXPECT_ERROR((Shape{1, 1, 1, 1, 1, 1, 1, 1, 1}), "at most 8 dimensions");
   EXPECT_ERROR(broadcast_shapes({2, 3}, {4, 3}, "add"), "add: shapes must broadcast; got [2, 3] and [4, 3]");
+}
+
+TEST(Tensor, TargetsWhoseElementsShareMemoryAreRefused) {
+  const Tensor one = zeros({1}, f64), expanded = make_view(one, {3}, {0}, 0), source = ones({3}, f64);
+  EXPECT_ERROR(copy_into(expanded, source), "copy: the elements of the target must not share memory; got shape [3], ");
+  EXPECT_ERROR(add_into(expanded, source), "add_into: the elements of the target must not share memory");
+  EXPECT_EQ(one.item(), 0);
+  fill(expanded, 2);  // one value: no question of order
+  EXPECT_EQ(one.item(), 2);
+}
+
+TEST(Tensor, SourcesMayOverlapTheTarget) {
+  const auto rising = [] { return from_vector<double>({0, 1, 2, 3, 4, 5, 6, 7, 8}, {3, 3}); };
+  const auto values = [](const Tensor& x) { return x.to_vector<double>(); };
+  Tensor x = rising();
+  copy_into(x, make_view(x, {3, 3}, {1, 3}, 0));
+  EXPECT_EQ(values(x), (std::vector<double>{0, 3, 6, 1, 4, 7, 2, 5, 8}));
+  x = rising();
+  add_into(x, make_view(x, {3, 3}, {1, 3}, 0));
+  EXPECT_EQ(values(x), (std::vector<double>{0, 4, 8, 4, 8, 12, 8, 12, 16}));
+  x = rising();
+  copy_into(make_view(x, {8}, {1}, 1), make_view(x, {8}, {1}, 0));
+  EXPECT_EQ(values(x), (std::vector<double>{0, 0, 1, 2, 3, 4, 5, 6, 7}));
+  add_into(x, x);
+  EXPECT_EQ(values(x), (std::vector<double>{0, 0, 2, 4, 6, 8, 10, 12, 14}));
+}
+
+TEST(Tensor, ValuesMustFitIntoWholeNumbers) {
+  for (const double value : {300.0, -1.0, std::nan("")}) {
+    EXPECT_ERROR(full({1}, value, u8), "fill: the value must fit into u8; got ");
+  }
+  for (const double value : {0x1p63, -1e300, std::nan("")}) {
+    EXPECT_ERROR(full({1}, value, i64), "fill: the value must fit into i64; got ");
+  }
+  EXPECT_EQ(full({1}, -0x1p63, i64).to_vector<int64_t>()[0], std::numeric_limits<int64_t>::min());
+  EXPECT_EQ(full({1}, 255.9, u8).item(), 255);
 }
 
 TEST(Tensor, OutOfMemoryIsAnErrorOfItsOwn) {
