@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "core/parallel.h"
@@ -61,6 +62,31 @@ TEST(Random, UniformFillsItsRange) {
   EXPECT_NEAR(m.deviation, 6 / std::sqrt(12.0), 0.02);
   EXPECT_GE(m.low, -2);
   EXPECT_LT(m.high, 4);
+}
+
+// 16-bit numbers near the upper end round up.
+TEST(Random, UniformStaysBelowItsEnd) {
+  seed_everything(1);
+  for (const DType dtype : {bf16, f16}) {
+    for (const auto& [low, high] : {std::pair(0.0, 1.0), {-1.0, 0.0}, {-3.0, -1.0}}) {
+      const std::vector<double> values = random_uniform({20000}, low, high, dtype).to_vector<double>();
+      EXPECT_LT(*std::max_element(values.begin(), values.end()), high) << name(dtype);
+      EXPECT_GE(*std::min_element(values.begin(), values.end()), low) << name(dtype);
+    }
+  }
+  for (const double value : random_uniform({1000}, 1, 1 + 0x1p-22, f32).to_vector<double>())
+    EXPECT_LT(value, 1 + 0x1p-22);
+  for (const double value : random_uniform({10}, 2, 2, bf16).to_vector<double>()) EXPECT_EQ(value, 2);
+}
+
+TEST(Random, RangesAreChecked) {
+  const double inf = std::numeric_limits<double>::infinity();
+  EXPECT_ERROR(random_uniform({2}, 1, 0), "low must not be above high, and both finite; got low 1, high 0");
+  EXPECT_ERROR(random_uniform({2}, 0, inf), "both finite; got low 0, high inf");
+  EXPECT_ERROR(random_uniform({2}, std::nan(""), 1), "got low nan");
+  EXPECT_ERROR(random_normal({2}, -1), "random_normal: the deviation must not be negative; got -1");
+  EXPECT_ERROR(random_truncated_normal({2}, -1), "random_truncated_normal: the deviation must not be negative; got -1");
+  EXPECT_ERROR(random_truncated_normal({2}, 1, 1e-9), "cut must be at least 0.01; got 1e-09");  // would hardly end
 }
 
 TEST(Random, NormalHasItsMoments) {
