@@ -25,6 +25,18 @@ class FlagScope {
   bool previous_;
 };
 
+/// Another state of the generator within a scope, also when the scope ends by an exception.
+class RandomScope {
+ public:
+  explicit RandomScope(RandomKey state) : before_(default_generator().state()) { default_generator().set_state(state); }
+  ~RandomScope() { default_generator().set_state(before_); }
+  RandomScope(const RandomScope&) = delete;
+  RandomScope& operator=(const RandomScope&) = delete;
+
+ private:
+  RandomKey before_;
+};
+
 struct CheckpointNode final : Node {
   CheckpointNode() : Node("checkpoint") {}
   std::function<Tensor(const Tensors&)> fn;
@@ -42,16 +54,14 @@ struct CheckpointNode final : Node {
       }
       again.push_back(input);
     }
-    const RandomKey current = default_generator().state();
-    default_generator().set_state(random_state);
     Tensor output;
     {
+      const RandomScope random(random_state);
       const EnableGrad enable;
       const FlagScope scope(recomputing);
       const Autocast precision(autocast);
       output = fn(again);
     }
-    default_generator().set_state(current);
     if (output.requires_grad()) camo::backward(output, dy[0]);
     Tensors gradients;
     for (const Tensor& input : again) gradients.push_back(input.defined() ? input.grad() : Tensor());

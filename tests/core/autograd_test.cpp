@@ -300,6 +300,21 @@ TEST(Checkpoint, ParametersGetGradientsWhenNoInputNeedsOne) {
   EXPECT_EQ(grad_of(w), kOnes);
 }
 
+TEST(Checkpoint, AFailedSecondRunLeavesTheGeneratorAlone) {
+  int runs = 0;
+  const Tensor x = leaf({1, 2});
+  const Tensor y = checkpoint(
+      [&](const Tensors& in) {
+        if (++runs == 2) throw Error(ErrorCode::general, "the second run");
+        default_generator().next();
+        return product(in[0], in[0]);
+      },
+      {x});
+  const RandomKey before = default_generator().state();
+  EXPECT_ERROR(backward(y, ones({2}, f64)), "the second run");
+  EXPECT_EQ(default_generator().state().stream, before.stream);
+}
+
 TEST(Checkpoint, RepeatsItsRandomDraws) {
   seed_everything(4);
   const Tensor x = leaf({2, 3});
