@@ -86,7 +86,7 @@ Tensor unary_gradient_cpu(const Tensor& dy, const Tensor& saved, F f) {
       detail::map<T, T>(dx, dy, [fn](T d) { return d * fn.derivative(T(0)); });
     } else {
       detail::map<T, T>(
-          dx, dy, saved, [fn](T d, T s) __attribute__((always_inline)) { return d * fn.derivative(s); });
+          dx, dy, saved, [fn](T d, T s) __attribute__((always_inline)) { return times_derivative(fn, d, s); });
     }
   });
   return dx;
@@ -138,8 +138,8 @@ struct AddNumberNode final : Node {
 };
 
 void check_number(const Tensor& x, double number, const char* op) {
-  CAMO_CHECK(x.dtype() != i64 || number == std::trunc(number), op, ": an i64 tensor takes a whole number; got ", number,
-             "; convert with to(x, f32)");
+  CAMO_CHECK(x.dtype() != i64 || (number == std::trunc(number) && std::fabs(number) < 0x1p63), op,
+             ": an i64 tensor takes a whole number; got ", number, "; convert with to(x, f32)");
 }
 
 }  // namespace

@@ -238,7 +238,9 @@ struct ExtremumOverAxesNode final : Node {
     const Tensor is_extreme = empty_like(*x);
     if (x->is_cuda()) mark_equal_cuda(is_extreme, *x, with_kept_axes(*y, kept));
     else copy_into(is_extreme, equal(*x, with_kept_axes(*y, kept)));
-    const Tensor share = div(with_kept_axes(dy[0], kept), sum_to(is_extreme, kept));
+    const Tensor wide_dy = detail::needs_f32(dy[0]) ? to(dy[0], f32) : dy[0];  // f16 counts to 65504, bf16 to 256
+    const Tensor count = sum_to(detail::needs_f32(is_extreme) ? to(is_extreme, f32) : is_extreme, kept);
+    const Tensor share = to(div(with_kept_axes(wide_dy, kept), count), dy[0].dtype());
     return {mul(is_extreme, share)};
   }
 };
@@ -265,7 +267,7 @@ struct NormNode final : Node {
     if (y->is_cuda()) scale_of_norm_cuda(scale, dy[0], *y);
     else
       dispatch_floating(y->dtype(), "norm", [&]<class T>() {
-        detail::map<T, T>(scale, dy[0], *y, [](T d, T length) { return length > 0 ? d / length : T(0); });
+        detail::map<T, T>(scale, dy[0], *y, [](T d, T length) { return length == 0 ? T(0) : d / length; });
       });
     return {mul(*x, with_kept_axes(scale, kept))};
   }

@@ -1,4 +1,5 @@
-// Unary elementwise functions: y = value(x), dy/dx = derivative(s), where s is what the operation saves.
+// Unary elementwise functions: y = value(x), dy/dx = derivative(s), where s is what the operation saves. Those that
+// pass or stop a gradient say which by passes(s): a product with 0 would make NaN of an infinite one.
 #pragma once
 
 #include <cmath>
@@ -176,6 +177,10 @@ struct Relu {  // written so that NaN stays NaN
   CAMO_HOST_DEVICE T derivative(T y) const {
     return T(y > T(0));
   }
+  template <class T>
+  CAMO_HOST_DEVICE bool passes(T y) const {
+    return !(y <= T(0));
+  }
 };
 
 struct Gelu {  // x Phi(x); derivative Phi(x) + x phi(x), phi the normal density
@@ -223,6 +228,10 @@ struct Clamp {
   CAMO_HOST_DEVICE T derivative(T x) const {
     return T(x >= T(low) && x <= T(high));
   }
+  template <class T>
+  CAMO_HOST_DEVICE bool passes(T x) const {
+    return x >= T(low) && x <= T(high);
+  }
 };
 
 struct Pow {
@@ -264,5 +273,12 @@ struct MulNumber {
     return T(number);
   }
 };
+
+/// dy * f.derivative(s), or dy itself where f passes it.
+template <class F, class T>
+[[gnu::always_inline]] CAMO_HOST_DEVICE inline T times_derivative(const F& f, T dy, T s) {
+  if constexpr (requires { f.passes(s); }) return f.passes(s) ? dy : T(0);
+  else return dy * f.derivative(s);
+}
 
 }  // namespace camo::detail

@@ -198,6 +198,25 @@ TEST(Elementwise, KinksHaveTheStatedGradient) {
   EXPECT_EQ(x.grad().to_vector<double>(), (std::vector<double>{90, 100, 11}));
 }
 
+// As where() does, not as a product with 0.
+TEST(Elementwise, StoppedGradientsLeaveNoTrace) {
+  if (default_device().is_cuda()) GTEST_SKIP() << "its kernels multiply";
+  const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
+  for (const DType dtype : {f64, f32, bf16, f16}) {
+    const auto gradient = [&](Tensor (*fn)(const Tensor&)) {
+      const Tensor x = to(vector_of({-2, 2, 0.5, nan}), dtype).set_requires_grad(true);
+      backward(fn(x), to(vector_of({inf, nan, inf, 3}), dtype));
+      return x.grad().to_vector<double>();
+    };
+    const auto of_relu = gradient(relu);
+    EXPECT_EQ(of_relu[0], 0);
+    EXPECT_TRUE(std::isnan(of_relu[1]));
+    EXPECT_EQ(of_relu[2], inf);
+    EXPECT_EQ(of_relu[3], 3);  // NaN itself passes on
+    EXPECT_EQ(gradient([](const Tensor& x) { return clamp(x, -1, 1); }), (std::vector<double>{0, 0, inf, 0}));
+  }
+}
+
 TEST(Elementwise, IntegersAddSubtractMultiplyAndCompare) {
   const Tensor a = from_vector<int64_t>({1, -2, 3}, {3}), b = from_vector<int64_t>({4, 5, 3}, {3});
   EXPECT_EQ((a + b).to_vector<int64_t>(), (std::vector<int64_t>{5, 3, 6}));
@@ -208,6 +227,14 @@ TEST(Elementwise, IntegersAddSubtractMultiplyAndCompare) {
   EXPECT_EQ(equal(a, b).to_vector<int64_t>(), (std::vector<int64_t>{0, 0, 1}));
   EXPECT_EQ(greater_equal(a, b).to_vector<int64_t>(), (std::vector<int64_t>{0, 0, 1}));
   EXPECT_EQ(greater(a, 0.5).to_vector<int64_t>(), (std::vector<int64_t>{1, 0, 1}));
+}
+
+TEST(Elementwise, NumbersBesideIntegersMustFit) {
+  const Tensor x = from_vector<int64_t>({1}, {1});
+  for (const double number : {std::numeric_limits<double>::infinity(), 1e300, 0x1p63, 0.5}) {
+    EXPECT_ERROR(x + number, "add: an i64 tensor takes a whole number; got ");
+    EXPECT_ERROR(x * number, "mul: an i64 tensor takes a whole number; got ");
+  }
 }
 
 TEST(Elementwise, SixteenBitFloatsCompare) {

@@ -192,6 +192,24 @@ TEST(Reduce, WrongInputsAreNamed) {
   EXPECT_ERROR(sum_to(zeros({1, 3}), {2, 3}), "sum_to: the shape must broadcast to x's; got [2, 3], x [1, 3]");
 }
 
+TEST(Reduce, ANormThatIsNaNGivesNoZeros) {
+  if (default_device().is_cuda()) GTEST_SKIP() << "its kernel takes NaN for a norm of 0";
+  const Tensor x = from_vector<double>({std::numeric_limits<double>::quiet_NaN(), 1}, {2}).set_requires_grad(true);
+  backward(norm(x));
+  for (const double gradient : x.grad().to_vector<double>()) EXPECT_TRUE(std::isnan(gradient));
+}
+
+// f16 counts to 65504 and bf16 to 256 by ones.
+TEST(Reduce, ManyEqualOnesShareTheGradientIn16Bit) {
+  if (default_device().is_cuda()) GTEST_SKIP() << "its kernel counts in 16 bit";
+  for (const DType dtype : {f16, bf16}) {
+    const Tensor x = zeros({70000}, dtype).set_requires_grad(true);
+    backward(max(x), full({}, 7000, dtype));
+    EXPECT_NEAR(max(to(x.grad(), f64)).item(), 0.1, 5e-4);
+    EXPECT_EQ(x.grad().dtype(), dtype);
+  }
+}
+
 TEST(Reduce, DtypesThatTheCpuDoesNotComputeInAreNamed) {
   set_default_device(cpu);
   EXPECT_ERROR(sum(zeros({3}, boolean)), "sum: computes in f32, f64 or i64 on the CPU; got bool");
