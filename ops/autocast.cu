@@ -41,11 +41,15 @@ struct Convert {
 
 struct Copy {
   std::weak_ptr<TensorImpl> parameter;
-  const void* data = nullptr;  // what the copy was made of
+  std::weak_ptr<Storage> source;  // what the copy was made of
   uint64_t version = 0;
   Tensor copy;
 
-  bool holds(const Tensor& x) const { return data == x.raw_data() && version == x.version(); }
+  /// By owner, not by address: Module::to() gives a parameter new memory, perhaps where it was two conversions ago.
+  bool holds(const Tensor& x) const {
+    const bool is_source = !source.owner_before(x.storage()) && !x.storage().owner_before(source);
+    return is_source && version == x.version();
+  }
 };
 
 /// Of one device and dtype.
@@ -55,7 +59,7 @@ struct Copies {
   const Tensor& of(const Tensor& parameter, DType dtype) {
     Copy& entry = entries[parameter.impl()];
     if (entry.parameter.lock() != parameter.impl_ptr()) {  // new, or the parameter before it at this address is gone
-      entry = {parameter.impl_ptr(), nullptr, 0, empty(parameter.shape(), dtype, parameter.device())};
+      entry = {parameter.impl_ptr(), {}, 0, empty(parameter.shape(), dtype, parameter.device())};
     }
     if (!entry.holds(parameter)) refresh(parameter.device());
     return entry.copy;
@@ -75,7 +79,7 @@ struct Copies {
         continue;
       }
       if (!entry.holds(parameter)) {
-        entry.data = parameter.raw_data();
+        entry.source = parameter.storage();
         entry.version = parameter.version();
         if (device.is_cpu()) {
           copy_into(entry.copy, parameter);

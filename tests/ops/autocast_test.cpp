@@ -33,6 +33,26 @@ TEST(Autocasting, ProductsAreIn16BitAndGradientsInTheirLeafsDtype) {
   }
 }
 
+// A parameter may come back to the address and version that it had when its copy was made.
+TEST(Autocasting, CopiesFollowParametersThatWereMoved) {
+  const Tensor weight = leaf({64, 64}), x = full({1, 64}, 1, f32);
+  const auto product = [&] {
+    const Autocast scope(bf16);
+    const NoGrad no_grad;
+    return max(to(linear(x, weight), f32)).item();
+  };
+  const auto replace = [&](double value) {  // as Module::to() does
+    Tensor fresh = full({64, 64}, value, f32);
+    TensorImpl& impl = *weight.impl();
+    impl.storage = fresh.storage();
+  };
+  for (int i = 1; i < 8; ++i) {
+    replace(i);
+    if (i % 2 == 0) replace(2 * i);
+    EXPECT_EQ(product(), 64 * i * (i % 2 == 0 ? 2 : 1));
+  }
+}
+
 TEST(Autocasting, ConvolutionAndAttention) {
   const Autocast scope(bf16);
   const Tensor x = leaf({2, 9, 9, 8}), weight = leaf({8, 3, 3, 8}), bias = leaf({8});
