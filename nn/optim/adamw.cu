@@ -101,6 +101,7 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options)
   std::unordered_set<std::string> names;
   std::unordered_set<const TensorImpl*> tensors;
   for (const ParameterGroup& group : groups_) {
+    CAMO_CHECK(group.lr_scale >= 0, "AdamW: lr_scale must not be negative; got ", group.lr_scale);
     for (const NamedTensor& parameter : group.parameters) {
       CAMO_CHECK(parameter.tensor.defined() && (parameter.tensor.dtype() == f32 || parameter.tensor.dtype() == f64) &&
                      parameter.tensor.is_contiguous(),
@@ -109,6 +110,25 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options)
                  "AdamW: each parameter belongs to one group; got '", parameter.name, "' twice");
     }
     states_.emplace_back(group.parameters.size());
+  }
+}
+
+void AdamW::set_lr(double lr) {
+  CAMO_CHECK(lr >= 0, "AdamW: lr must not be negative; got ", lr);
+  options_.lr = lr;
+}
+
+/// Module::to() changes parameters under an optimizer.
+void AdamW::check_states() const {
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (size_t i = 0; i < states_[g].size(); ++i) {
+      const auto& [name, parameter, layout, is_buffer] = groups_[g].parameters[i];
+      const Tensor& state = states_[g][i].exp_avg;
+      CAMO_CHECK(!state.defined() || (state.dtype() == parameter.dtype() && state.device() == parameter.device()),
+                 "AdamW: the state must have dtype and device of its parameter; got ", state.dtype(), " on ",
+                 state.device(), " for '", name, "', ", parameter.dtype(), " on ", parameter.device(),
+                 "; load_state_dict(state_dict()) converts it");
+    }
   }
 }
 
@@ -182,6 +202,7 @@ void AdamW::step_cuda([[maybe_unused]] const Tensor& guard) {
 void AdamW::step(const Tensor& guard) {
   CAMO_CHECK(!guard.defined() || (guard.numel() == 1 && guard.dtype() == f64),
              "AdamW: the guard must be one f64 element; got ", guard.dtype(), " ", guard.shape());
+  check_states();
   bool any_cpu = false, any_cuda = false;
   for (const ParameterGroup& group : groups_) {
     for (const NamedTensor& parameter : group.parameters) (parameter.tensor.is_cuda() ? any_cuda : any_cpu) = true;

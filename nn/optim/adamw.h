@@ -34,7 +34,7 @@ class AdamW {
   void step(const Tensor& guard = {});
   void zero_grad();
   double lr() const { return options_.lr; }
-  void set_lr(double lr) { options_.lr = lr; }
+  void set_lr(double lr);
   const std::vector<ParameterGroup>& groups() const { return groups_; }
 
   /// How many steps each parameter took, in the order of the groups; and back to earlier counts, when steps changed
@@ -52,6 +52,7 @@ class AdamW {
     Tensor exp_avg, exp_avg_sq;  // undefined before the first gradient
     int64_t step = 0;
   };
+  void check_states() const;
   void step_cpu(const Tensor& guard);
   void step_cuda(const Tensor& guard);
   State& advance(size_t group, size_t index);

@@ -18,6 +18,14 @@ void AdamW::set_step_counts(const std::vector<int64_t>& counts) {
   const size_t expected = step_counts().size();
   CAMO_CHECK(counts.size() == expected, "AdamW: needs one step count for each of its ", expected, " parameters; got ",
              counts.size());
+  auto count = counts.begin();
+  for (const std::vector<State>& group : states_) {
+    for (const State& state : group) {
+      CAMO_CHECK(*count == 0 || (*count > 0 && state.exp_avg.defined()),
+                 "AdamW: step counts must not be negative, and 0 before a parameter's first step; got ", *count);
+      ++count;
+    }
+  }
   auto next = counts.begin();
   for (std::vector<State>& group : states_) {
     for (State& state : group) state.step = *next++;
@@ -65,7 +73,8 @@ void AdamW::load_state_dict(const StateDict& state) {
                       "AdamW: the state of '", name, "' must be ", parameter.shape(), "; got exp_avg ", mean->shape(),
                       ", exp_avg_sq ", square->shape());
       CAMO_CHECK_CODE(checkpoint, step->numel() == 1 && step->item() >= 1, "AdamW: the step count of '", name,
-                      "' must be one positive number; got shape ", step->shape());
+                      "' must be one positive number; got shape ", step->shape(),
+                      step->numel() == 1 ? concat_text(", value ", step->item()) : "");
       states[i] = {empty_like(parameter), empty_like(parameter), static_cast<int64_t>(step->item())};
       copy_into(states[i].exp_avg, *mean);
       copy_into(states[i].exp_avg_sq, *square);

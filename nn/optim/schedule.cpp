@@ -21,6 +21,9 @@ double OneCycleSchedule::lr(int64_t step) const {
              step, " of ", total_steps);
   CAMO_CHECK(warmup_fraction >= 0 && warmup_fraction <= 1, "OneCycleSchedule: warmup_fraction must be in [0, 1]; got ",
              warmup_fraction);
+  CAMO_CHECK(max_lr >= 0 && div_factor > 0 && final_div_factor > 0,
+             "OneCycleSchedule: max_lr must not be negative, the divisors positive; got max_lr ", max_lr,
+             ", div_factor ", div_factor, ", final_div_factor ", final_div_factor);
   const double initial_lr = max_lr / div_factor;
   const double last_step = static_cast<double>(total_steps - 1);
   const double peak_step = warmup_fraction * static_cast<double>(total_steps) - 1;  // may be fractional or negative

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/parallel.h"
+#include "nn/layers.h"
 #include "tests/support/test_support.h"
 
 namespace camo {
@@ -203,6 +204,33 @@ TEST(AdamW, ChecksItsArguments) {
   EXPECT_ERROR(AdamW({{.parameters = {parameter("h", {1}, f16)}}}, {}), "contiguous f32 or f64; got h");
   EXPECT_ERROR(AdamW({}, {.lr = -1}), "lr, eps and weight_decay must not be negative");
   EXPECT_ERROR(AdamW({}, {.beta2 = 1}), "betas must be in [0, 1)");
+  EXPECT_ERROR(AdamW({{.parameters = {p}, .lr_scale = -1}}, {}), "lr_scale must not be negative; got -1");
+  AdamW optimizer({{.parameters = {p}}}, {});
+  EXPECT_ERROR(optimizer.set_lr(std::nan("")), "AdamW: lr must not be negative; got nan");
+  EXPECT_ERROR(optimizer.set_step_counts({-1}),
+               "step counts must not be negative, and 0 before a parameter's first step");
+  EXPECT_ERROR(optimizer.set_step_counts({1}), "got 1");
+}
+
+TEST(AdamW, NoticesThatItsParametersWereConverted) {
+  Linear layer({.in = 2, .out = 2});
+  AdamW optimizer({{.parameters = layer.named_parameters()}}, {});
+  const auto give_gradients = [&] {
+    for (const Tensor& p : layer.parameters()) p.set_grad(full(p.shape(), 1, p.dtype(), p.device()));
+  };
+  give_gradients();
+  optimizer.step();
+  layer.to(f64);
+  give_gradients();
+  const StateDict before = layer.state_dict();
+  EXPECT_ERROR(optimizer.step(), "the state must have dtype and device of its parameter; got f32 on ");
+  EXPECT_EQ(optimizer.step_counts(), (std::vector<int64_t>{1, 1}));
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_TRUE(test::bitwise_equal(layer.state_dict()[i].second, before[i].second));
+  }
+  optimizer.load_state_dict(optimizer.state_dict());
+  optimizer.step();
+  EXPECT_EQ(optimizer.step_counts(), (std::vector<int64_t>{2, 2}));
 }
 
 /// Gradients [3, 0, -4] and [12, 0]: norm 13; a third parameter has none.

@@ -1,5 +1,6 @@
 #include "nn/optim/schedule.h"
 
+#include <cmath>
 #include <vector>
 
 #include "tests/support/test_support.h"
@@ -53,6 +54,9 @@ TEST(OneCycleSchedule, ChecksItsArguments) {
   EXPECT_ERROR(OneCycleSchedule{}.lr(-1), "step must not be negative");
   EXPECT_ERROR(OneCycleSchedule{.total_steps = 0}.lr(0), "total_steps positive");
   EXPECT_ERROR(OneCycleSchedule{.warmup_fraction = 1.5}.lr(0), "warmup_fraction must be in [0, 1]");
+  EXPECT_ERROR((OneCycleSchedule{.div_factor = 0}.lr(0)), "the divisors positive; got max_lr 0.001, div_factor 0");
+  EXPECT_ERROR((OneCycleSchedule{.final_div_factor = -1}.lr(0)), "final_div_factor -1");
+  EXPECT_ERROR((OneCycleSchedule{.max_lr = std::nan("")}.lr(0)), "max_lr must not be negative");
 }
 
 TEST(CosineSchedule, WarmsUpAndAnneals) {
