@@ -21,6 +21,7 @@ bool is_integer(DType dtype) { return !is_floating(dtype); }
 
 std::string describe_mismatch(const NamedTensor& own, const Tensor& values) {
   const Shape shape = own.exported_shape();
+  if (!values.defined()) return concat_text(own.name, ": module ", shape, ", file: an undefined tensor");
   if (shape != values.shape()) return concat_text(own.name, ": module ", shape, ", file ", values.shape());
   if (is_integer(own.tensor.dtype()) != is_integer(values.dtype())) {
     return concat_text(own.name, ": module ", own.tensor.dtype(), ", file ", values.dtype());
@@ -36,6 +37,16 @@ void append_list(std::string& out, const char* title, const std::vector<std::str
   for (size_t i = 0; i < std::min(items.size(), kShown); ++i) out += "\n  " + items[i];
   if (items.size() > kShown) out += concat_text("\n  ... and ", items.size() - kShown, " more");
 }
+
+/// Tensors that are registered in several places count once: with a gradient scaled twice, or decayed twice, training
+/// would go wrong silently.
+class FirstTimes {
+ public:
+  bool operator()(const Tensor& x) { return seen_.insert(x.impl()).second; }
+
+ private:
+  std::unordered_set<const TensorImpl*> seen_;
+};
 
 /// Replaces what the handles of this tensor see. Whole numbers stay as they are, on the CPU.
 void convert_in_place(const Tensor& x, Device device, DType dtype) {
@@ -115,14 +126,16 @@ void Module::collect(const std::string& prefix, std::vector<NamedTensor>& out) c
 std::vector<NamedTensor> Module::named_parameters() const {
   std::vector<NamedTensor> all;
   collect("", all);
-  std::erase_if(all, [](const NamedTensor& entry) { return entry.is_buffer; });
+  FirstTimes first;
+  std::erase_if(all, [&](const NamedTensor& entry) { return entry.is_buffer || !first(entry.tensor); });
   return all;
 }
 
 std::vector<NamedTensor> Module::named_buffers() const {
   std::vector<NamedTensor> all;
   collect("", all);
-  std::erase_if(all, [](const NamedTensor& entry) { return !entry.is_buffer; });
+  FirstTimes first;
+  std::erase_if(all, [&](const NamedTensor& entry) { return !entry.is_buffer || !first(entry.tensor); });
   return all;
 }
 
@@ -136,6 +149,8 @@ void Module::collect_parameters(Tensors& out) const {  // every step asks: witho
 Tensors Module::parameters() const {
   Tensors all;
   collect_parameters(all);
+  FirstTimes first;
+  std::erase_if(all, [&](const Tensor& parameter) { return !first(parameter); });
   return all;
 }
 

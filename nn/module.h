@@ -68,7 +68,7 @@ class Module {
   Module& operator=(const Module&) = delete;
 
   /// All parameters / buffers of this module and its children, in order of registration, parents before children as
-  /// PyTorch lists them.
+  /// PyTorch lists them; a tensor with several names under its first one (a state dict has it under each).
   std::vector<NamedTensor> named_parameters() const;
   std::vector<NamedTensor> named_buffers() const;
   Tensors parameters() const;

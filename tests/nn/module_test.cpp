@@ -67,6 +67,29 @@ TEST(Module, CountsParameters) {
   EXPECT_FALSE(tree.left.running.requires_grad());  // a buffer never trains
 }
 
+// Clipping would scale the gradient of a shared tensor twice.
+TEST(Module, SharedTensorsCountOnce) {
+  class Tied : public Module {
+   public:
+    Tied()
+        : weight(param("first", uniform({2, 2}, f32))),
+          again(param("second", weight)),
+          statistics(buffer("mean", uniform({2}, f32))) {
+      buffer("same_mean", statistics);
+      add_child("left", leaf);
+      add_child("right", leaf);
+    }
+    std::shared_ptr<Leaf> leaf = std::make_shared<Leaf>();
+    Tensor weight, again, statistics;
+  } tied;
+  EXPECT_EQ(names(tied.named_parameters()), (std::vector<std::string>{"first", "left.weight", "left.bias"}));
+  EXPECT_EQ(names(tied.named_buffers()), (std::vector<std::string>{"mean", "left.count", "left.running"}));
+  EXPECT_EQ(tied.parameters().size(), 3u);
+  EXPECT_EQ(tied.parameter_count(), 4 + 8);
+  EXPECT_EQ(tied.state_dict().size(), 4u + 2 * 4);  // as PyTorch saves them
+  tied.load_state_dict(tied.state_dict());
+}
+
 TEST(Module, RefusesNames) {
   class Bad : public Module {
    public:
