@@ -11,6 +11,7 @@ SelfAttention::SelfAttention(const SelfAttentionSpec& spec)
       proj_(child<Linear>("proj", LinearSpec{.in = spec.channels, .out = spec.channels})) {
   CAMO_CHECK(spec.heads > 0 && spec.channels % spec.heads == 0, "self-attention: heads must divide the channels; got ",
              spec.heads, " heads, ", spec.channels, " channels");
+  CAMO_CHECK(spec.dropout >= 0 && spec.dropout < 1, "self-attention: dropout must be in [0, 1); got ", spec.dropout);
 }
 
 Tensor SelfAttention::operator()(const Tensor& x, const Tensor& mask) const {

@@ -37,7 +37,8 @@ Conv2d::Conv2d(const Conv2dSpec& spec)
 Tensor Conv2d::operator()(const Tensor& x) const { return conv2d(x, weight_, bias_, options_); }
 
 LayerNorm::LayerNorm(int64_t channels, double eps) : eps_(eps) {
-  CAMO_CHECK(channels > 0, "LayerNorm: channels must be positive; got ", channels);
+  CAMO_CHECK(channels > 0 && eps >= 0, "LayerNorm: channels must be positive, eps not negative; got channels ",
+             channels, ", eps ", eps);
   weight_ = param("weight", ones({channels}));
   bias_ = param("bias", zeros({channels}));
 }
@@ -45,7 +46,9 @@ LayerNorm::LayerNorm(int64_t channels, double eps) : eps_(eps) {
 Tensor LayerNorm::operator()(const Tensor& x) const { return layer_norm(x, weight_, bias_, eps_); }
 
 BatchNorm2d::BatchNorm2d(int64_t channels, double eps, double momentum) : eps_(eps), momentum_(momentum) {
-  CAMO_CHECK(channels > 0, "BatchNorm2d: channels must be positive; got ", channels);
+  CAMO_CHECK(channels > 0 && eps >= 0 && momentum >= 0 && momentum <= 1,
+             "BatchNorm2d: channels must be positive, eps not negative, momentum in [0, 1]; got channels ", channels,
+             ", eps ", eps, ", momentum ", momentum);
   weight_ = param("weight", ones({channels}));
   bias_ = param("bias", zeros({channels}));
   running_mean_ = buffer("running_mean", zeros({channels}));

@@ -92,9 +92,11 @@ Tensor combine_chosen(const Tensors& parts, const Tensor& indices, const Tensor&
   const Tensor& first = parts.front();
   for (const Tensor& part : parts) {
     CAMO_CHECK(part.dims() >= 1 && part.shape() == first.shape() && part.dtype() == first.dtype() &&
-                   part.device() == first.device() && part.is_contiguous(),
-               "combine_chosen: parts must be contiguous and of one shape, dtype and device; got ", first.shape(), " ",
-               first.dtype(), " on ", first.device(), " and ", part.shape(), " ", part.dtype(), " on ", part.device());
+                   part.device() == first.device(),
+               "combine_chosen: parts must be of one shape, dtype and device; got ", first.shape(), " ", first.dtype(),
+               " on ", first.device(), " and ", part.shape(), " ", part.dtype(), " on ", part.device());
+    CAMO_CHECK(part.is_contiguous(), "combine_chosen: parts must be contiguous; got shape ", part.shape(), ", strides ",
+               part.strides(), "; convert with contiguous()");
   }
   CAMO_CHECK(indices.dims() == 2 && indices.shape() == rows.shape() && indices.shape() == weights.shape(),
              "combine_chosen: indices, rows and weights must be [images, slots]; got ", indices.shape(), ", ",
@@ -103,9 +105,11 @@ Tensor combine_chosen(const Tensors& parts, const Tensor& indices, const Tensor&
              "combine_chosen: indices and rows must be i64, weights of the parts' dtype; got ", indices.dtype(), ", ",
              rows.dtype(), " and ", weights.dtype(), " for parts of ", first.dtype());
   for (const Tensor& x : {indices, rows, weights}) {
-    CAMO_CHECK(x.device() == first.device() && x.is_contiguous(),
-               "combine_chosen: indices, rows and weights must be contiguous and on the parts' device; got ",
-               x.device(), " and ", first.device());
+    CAMO_CHECK(x.device() == first.device(),
+               "combine_chosen: indices, rows and weights must be on the parts' device; got ", x.device(), " and ",
+               first.device());
+    CAMO_CHECK(x.is_contiguous(), "combine_chosen: indices, rows and weights must be contiguous; got shape ", x.shape(),
+               ", strides ", x.strides(), "; convert with contiguous()");
   }
   Tensors inputs = parts;
   inputs.push_back(weights);

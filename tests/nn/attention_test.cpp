@@ -54,6 +54,7 @@ TEST(SelfAttention, ErrorsSayWhatCame) {
   EXPECT_ERROR(SelfAttention({.channels = 6, .heads = 4}), "heads must divide the channels; got 4 heads, 6 channels");
   SelfAttention attention({.channels = 6, .heads = 2});
   EXPECT_ERROR(attention(zeros({2, 5, 4})), "x must be [batch, tokens, 6]; got [2, 5, 4]");
+  EXPECT_ERROR(SelfAttention({.channels = 4, .heads = 2, .dropout = 1.5}), "dropout must be in [0, 1); got 1.5");
 }
 
 TEST(Pooling, LayersStandInSequential) {

@@ -102,6 +102,7 @@ TEST(LayerNorm, StartsAsTheIdentityOnNormalisedRows) {
   EXPECT_TRUE(all_close(y, from_vector<double>({1, -1, 1, -1}, {1, 4}), 1e-6));
   expect_right_gradients(layer, uniform({3, 4}));
   EXPECT_ERROR(LayerNorm(0), "channels must be positive");
+  EXPECT_ERROR(LayerNorm(3, -1), "eps not negative; got channels 3, eps -1");
 }
 
 TEST(BatchNorm2d, TracksStatisticsWhileTraining) {
@@ -141,6 +142,8 @@ TEST(BatchNorm2d, HasRightGradientsInBothModes) {
   layer.eval();
   expect_right_gradients(layer, uniform({2, 2, 2, 3}));
   EXPECT_ERROR(BatchNorm2d(0), "channels must be positive");
+  EXPECT_ERROR(BatchNorm2d(3, -1), "eps not negative, momentum in [0, 1]; got channels 3, eps -1, momentum 0.1");
+  EXPECT_ERROR(BatchNorm2d(3, 1e-5, 2), "momentum 2");
 }
 
 TEST(Dropout, DropsOnlyWhileTraining) {

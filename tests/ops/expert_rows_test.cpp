@@ -89,8 +89,11 @@ TEST(CombineChosen, ChecksItsArguments) {
   const Tensor part = uniform({2, 3}), weights = uniform({2, 1}), none = zeros({2, 1}, i64);
   const auto at = [](int64_t value) { return full({2, 1}, static_cast<double>(value), i64); };
   EXPECT_ERROR(combine_chosen({}, none, none, weights), "needs 1 to 64 parts; got 0");
-  EXPECT_ERROR(combine_chosen({part, uniform({1, 3})}, none, none, weights),
-               "parts must be contiguous and of one shape");
+  EXPECT_ERROR(combine_chosen({part, uniform({1, 3})}, none, none, weights), "parts must be of one shape");
+  EXPECT_ERROR(combine_chosen({make_view(part, {2, 3}, {1, 2}, 0)}, none, none, weights),
+               "parts must be contiguous; got shape [2, 3], strides [1, 2]; convert with contiguous()");
+  EXPECT_ERROR(combine_chosen({part}, make_view(none, {2, 1}, {0, 1}, 0), none, weights),
+               "indices, rows and weights must be contiguous; got shape [2, 1], strides [0, 1]");
   EXPECT_ERROR(combine_chosen({part}, none, zeros({2, 2}, i64), weights),
                "must be [images, slots]; got [2, 1], [2, 2]");
   EXPECT_ERROR(combine_chosen({part}, none, none, uniform({2, 1}, f32)),
