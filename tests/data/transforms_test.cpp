@@ -17,7 +17,7 @@ TEST(DrawAugmentation, IsAFunctionOfSeedEpochAndIndex) {
     differing += draw_augmentation(1, 0, i) != draw_augmentation(1, int64_t{1} << 33, i);
     differing += draw_augmentation(1, 0, i) != draw_augmentation(1, 0, i + (int64_t{1} << 33));
   }
-  EXPECT_GT(differing, 200);  // 0.70 of 400 when independent
+  EXPECT_GT(differing, 245);  // 0.69 of 400 when independent: 276 with a deviation of 9
 }
 
 TEST(DrawAugmentation, HasTheAskedProbabilities) {
