@@ -7,7 +7,8 @@
 namespace camo {
 
 /// Writes to a temporary file beside `path`; commit() syncs it, renames it to `path` and syncs the folder. Without
-/// commit() nothing stays. Errors are ErrorCode::checkpoint and name the path and the reason.
+/// commit() nothing stays. A link to a file stays a link. What is no regular file (/dev/stdout, a pipe) can't be
+/// replaced and is written at once. Errors are ErrorCode::checkpoint and name the path and the reason.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);
@@ -22,6 +23,7 @@ class AtomicFile {
   [[noreturn]] void failed(const char* action) const;
 
   std::filesystem::path path_, folder_;
+  bool in_place_;
   std::string temporary_;  // empty once there is none to remove
   int descriptor_ = -1;
 };

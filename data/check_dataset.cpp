@@ -55,7 +55,9 @@ void note_kind(PairFacts& facts, const std::filesystem::path& path, bool is_mask
 
 void note_mask(PairFacts& facts, const Sample& sample, const Image& mask) {
   int64_t foreground = 0, grey = 0;
+  uint8_t largest = 0;
   for (const uint8_t value : mask.pixels) {
+    largest = std::max(largest, value);
     foreground += value > kMaskThreshold;
     grey += value != 0 && value != 255;
   }
@@ -64,7 +66,11 @@ void note_mask(PairFacts& facts, const Sample& sample, const Image& mask) {
   const auto note = [&](const char* kind, const std::string& text) {
     facts.findings.push_back({false, kind, concat_text(sample.mask.string(), ": ", text)});
   };
-  if (foreground == 0) note("no object", "no pixel is above 128");
+  if (foreground == 0) {
+    note("no object", largest == 0 ? "no pixel is above 128"
+                                   : concat_text("no pixel is above 128; the largest is ", static_cast<int>(largest),
+                                                 ": objects must be drawn in 255"));
+  }
   if (foreground == static_cast<int64_t>(mask.pixels.size())) note("all object", "every pixel is above 128");
   if (static_cast<double>(grey) > kGreyShare * pixels)
     note("grey mask", concat_text(static_cast<int>(100 * static_cast<double>(grey) / pixels),

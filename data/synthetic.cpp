@@ -75,11 +75,17 @@ struct CamouflagedObject {
   double tone, warmth, shading, contour, shadow;
 };
 
+void check(const SyntheticOptions& options) {
+  CAMO_CHECK_CODE(usage, options.width >= 8 && options.height >= 8 && options.width <= 8192 && options.height <= 8192,
+                  "synthetic: a picture's sides must be within 8 and 8192; got ", options.width, " x ", options.height);
+  CAMO_CHECK_CODE(usage, options.cue >= 0 && options.cue <= 1, "synthetic: cue must be within 0 and 1; got ",
+                  options.cue);
+}
+
 }  // namespace
 
 LoadedSample make_synthetic_sample(const SyntheticOptions& options, int64_t index) {
-  CAMO_CHECK_CODE(usage, options.width >= 8 && options.height >= 8 && options.width <= 8192 && options.height <= 8192,
-                  "synthetic: a picture's sides must be within 8 and 8192; got ", options.width, " x ", options.height);
+  check(options);
   const auto words = philox(options.seed, static_cast<uint64_t>(index), kSceneDraws);
   Draws draws({uint64_t{words[0]} << 32 | words[1], 0});
 
@@ -134,8 +140,12 @@ LoadedSample make_synthetic_sample(const SyntheticOptions& options, int64_t inde
 
 void write_synthetic_dataset(const SyntheticDatasetOptions& options,
                              const std::function<void(int64_t done, int64_t all)>& progress) {
-  CAMO_CHECK_CODE(usage, options.train_count >= 0 && options.test_count >= 0 && options.train_count < kFirstTestIndex,
-                  "synthetic: counts must not be negative; got ", options.train_count, " and ", options.test_count);
+  check(options.scene);
+  const auto is_count = [](int64_t count) { return count >= 0 && count < kFirstTestIndex; };
+  CAMO_CHECK_CODE(usage, is_count(options.train_count) && is_count(options.test_count),
+                  "synthetic: counts must be within 0 and ", kFirstTestIndex - 1, "; got ", options.train_count,
+                  " and ", options.test_count);
+  CAMO_CHECK_CODE(usage, options.train_count + options.test_count > 0, "synthetic: no pair to write; give a count");
   struct Part {
     const char* name;
     int64_t count, first_index;

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <charconv>
 #include <cstdlib>
 #include <set>
+#include <type_traits>
 #include <utility>
 
 #include "core/error.h"
@@ -85,17 +87,27 @@ Arguments mend(const CLI::App& command, const Arguments& arguments) {
     if (equals != std::string::npos) {
       const std::string value = argument.substr(equals + 1);
       if (is_switch(*option)) check_switch(name, value);
-      else check_not_empty(name, *option, value);
+      else check_number(name, *option, value);
       if (value.empty()) mended.back() = name, mended.emplace_back();
     } else if (option->get_items_expected_min() > 0 && i + 1 < arguments.size()) {
       const std::string& value = arguments[++i];
       CAMO_CHECK_CODE(usage, !value.starts_with("--") || command.get_option_no_throw(value) == nullptr, name,
                       ": must have a value; got the flag ", value);
-      check_not_empty(name, *option, value);
+      check_number(name, *option, value);
       mended.push_back(value);
     }
   }
   return mended;
+}
+
+template <class Number>
+bool is_number(const std::string& text) {
+  Number value{};
+  const char* const end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, value);
+  if (parsed.ec != std::errc() || parsed.ptr != end) return false;
+  if constexpr (std::is_integral_v<Number>) return std::to_string(value) == text;  // no leading zeros
+  return true;
 }
 
 const CLI::App* parsed_command(const CLI::App& app) {
@@ -118,9 +130,14 @@ void check_switch(const std::string& name, const std::string& text) {
                   ": a switch must be true, false, on, off, yes, no, 1 or 0; got '", text, "'");
 }
 
-void check_not_empty(const std::string& name, const CLI::Option& option, const std::string& text) {
-  CAMO_CHECK_CODE(usage, !text.empty() || option.get_type_name().starts_with("TEXT"), name,
-                  ": must be a number; got an empty text");
+void check_number(const std::string& name, const CLI::Option& option, const std::string& text) {
+  const std::string type = option.get_type_name();
+  if (type.starts_with("TEXT") || option.get_items_expected_max() > 1) return;
+  if (type == "FLOAT") CAMO_CHECK_CODE(usage, is_number<double>(text), name, ": must be a number; got '", text, "'");
+  else if (type == "UINT")
+    CAMO_CHECK_CODE(usage, is_number<uint64_t>(text), name, ": must be a whole number from 0 to 2^64 - 1; got '", text,
+                    "'");
+  else CAMO_CHECK_CODE(usage, is_number<int64_t>(text), name, ": must be a whole number of 64 bits; got '", text, "'");
 }
 
 void parse_arguments(CLI::App& app, Arguments arguments) {

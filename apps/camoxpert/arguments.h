@@ -27,8 +27,9 @@ std::string nearest_name(const std::string& typed, const std::vector<std::string
 /// Throws ErrorCode::usage unless `text` is one of the values of a switch.
 void check_switch(const std::string& name, const std::string& text);
 
-/// Throws ErrorCode::usage for an empty text where the option wants a number; CLI11 takes it for 0.
-void check_not_empty(const std::string& name, const CLI::Option& option, const std::string& text);
+/// Throws ErrorCode::usage unless `text` is a decimal number where the option wants one. CLI11 takes an empty text for
+/// 0, 010 for 8 and numbers beyond 64 bits for the largest one.
+void check_number(const std::string& name, const CLI::Option& option, const std::string& text);
 
 inline bool is_switch(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
 

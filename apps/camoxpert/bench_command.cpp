@@ -49,6 +49,8 @@ nlohmann::json measure(BenchOptions options) {
     return run_op_bench(options.ops, device);
   }
   if (options.what == "attention") {
+    const double seconds = options.attention.seconds;
+    CAMO_CHECK_CODE(usage, seconds >= 0 && seconds <= 3600, "--seconds: must be within 0 and 3600; got ", seconds);
     options.attention.batch_size = train.batch_size;
     return run_attention_bench(options.attention, device);
   }

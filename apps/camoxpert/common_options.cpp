@@ -40,7 +40,9 @@ void CommonOptions::add_cuda_graphs(CLI::App& command) {
 }
 
 Device CommonOptions::apply() const {
-  CAMO_CHECK_CODE(usage, threads >= 0, "--threads: must not be negative; got ", threads);
+  constexpr int kMostThreads = 4096;
+  CAMO_CHECK_CODE(usage, threads >= 0 && threads <= kMostThreads, "--threads: must be within 0 and ", kMostThreads,
+                  "; got ", threads);
   if (threads > 0) set_num_threads(threads);
   set_allow_tf32(tf32);
   set_conv_autotune(autotune);
@@ -59,9 +61,22 @@ std::string CommonOptions::precision(Device where) const {
   return tf32 ? "f32, factors of products rounded to TF32 (--no-tf32 turns that off)" : "f32";
 }
 
+void check_made_file(const std::string& in, const std::string& out) {
+  std::error_code none;
+  CAMO_CHECK_CODE(usage, !std::filesystem::equivalent(in, out, none), "out: must be another file than in; got ", out);
+  check_output_file("out", out);
+}
+
+void check_img_size(int64_t size) {
+  CAMO_CHECK_CODE(usage, size == 0 || (size >= kSmallestSide && size <= kLargestSide),
+                  "--img-size: must be 0 or within ", kSmallestSide, " and ", kLargestSide, "; got ", size);
+}
+
 void add_tta(CLI::App& command, std::string& text) {
   command
-      .add_option("--tta", text, "Average the probabilities of several views: flip, rotate and scales, joined with ','")
+      .add_option(
+          "--tta", text,
+          "Average the probabilities of several views: flip, rotate and scales, joined with ','; off unless given")
       ->expected(0, 1)
       ->default_str(kDefaultTta);
 }

@@ -38,6 +38,15 @@ struct CommonOptions {
 /// (nothing to write) and "-" (standard output) pass.
 void check_output_file(const char* flag, const std::string& file);
 
+/// As check_output_file(), for a file made of another one: it must not take its place, whose other contents (the state
+/// of a run) would be lost.
+void check_made_file(const std::string& in, const std::string& out);
+
+constexpr int64_t kSmallestSide = 32, kLargestSide = 4096;  // of what the network sees
+
+/// Throws ErrorCode::usage unless --img-size is 0 (the checkpoint's) or a side that the network can see.
+void check_img_size(int64_t size);
+
 /// Declares --tta, whose value TestTimeAugmentation::parse() reads.
 void add_tta(CLI::App& command, std::string& text);
 

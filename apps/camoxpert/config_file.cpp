@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <memory>
 #include <set>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,12 +20,30 @@ std::string did_you_mean(const std::string& typed, const std::vector<std::string
   return nearest.empty() ? "" : concat_text("; did you mean ", nearest, "?");
 }
 
+/// CLI11 takes every # for the begin of a comment, also within quotes, and no comment behind a [section].
+std::string without_comments(std::istream& input) {
+  std::string text;
+  for (std::string line; std::getline(input, line);) {
+    char quote = 0;
+    for (const char c : line) {
+      if (quote == 0 && c == '#') break;
+      if (quote == c) quote = 0;
+      else if (quote == 0 && (c == '"' || c == '\'')) quote = c;
+      text += c;
+    }
+    text += '\n';
+  }
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  return text.starts_with(kByteOrderMark) ? text.substr(kByteOrderMark.size()) : text;
+}
+
 class ConfigFile : public CLI::ConfigTOML {
  public:
-  explicit ConfigFile(const CLI::App& app) : app_(app) {}
+  explicit ConfigFile(const CLI::App& app) : app_(app) { comment('\0'); }
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    std::vector<CLI::ConfigItem> read = CLI::ConfigTOML::from_config(input);
+    std::istringstream lines(without_comments(input));
+    std::vector<CLI::ConfigItem> read = CLI::ConfigTOML::from_config(lines);
     std::set<std::string> names;
     for (CLI::ConfigItem& item : read) {
       const bool is_section = item.name == "++" || item.name == "--";  // its begin and its end
@@ -67,7 +87,7 @@ class ConfigFile : public CLI::ConfigTOML {
                     "' must have one value; got ", count);
     const std::string name = concat_text("--config: '", item.fullname(), "'");
     if (is_switch(*option)) check_switch(name, item.inputs.front());
-    else check_not_empty(name, *option, item.inputs.front());
+    else check_number(name, *option, item.inputs.front());
   }
 
   const CLI::App& app_;

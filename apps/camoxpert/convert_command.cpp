@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include "apps/camoxpert/commands.h"
+#include "apps/camoxpert/common_options.h"
 #include "models/weights/convert.h"
 
 namespace camo::app {
@@ -12,6 +13,7 @@ struct Options {
 };
 
 void run(const Options& options) {
+  check_made_file(options.in, options.out);
   ConvertOptions convert{.map = {}, .group = options.group};
   if (!options.map.empty()) convert.map = parse_name_form(options.map);
   const ConvertReport report = convert_weights(options.in, options.out, convert);

@@ -49,8 +49,7 @@ void check(const EvaluateOptions& options) {
                     "evaluate: --checkpoint wants --dataset-path, and no --gt");
   }
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
-  CAMO_CHECK_CODE(usage, options.img_size == 0 || (options.img_size >= 32 && options.img_size <= 4096),
-                  "--img-size: must be 0 or within 32 and 4096; got ", options.img_size);
+  check_img_size(options.img_size);
   check_output_file("--json", options.json);
   check_output_file("--per-image", options.per_image);
   check_output_file("--latex", options.latex);
@@ -180,7 +179,8 @@ Command add_evaluate_command(CLI::App& app) {
   add_on_bad_image(*flags, options->on_bad_image);
   flags->add_option("--json", options->json, "Write means and the scores of every picture");
   flags->add_option("--per-image", options->per_image, "Write the scores of every picture as CSV");
-  flags->add_option("--latex", options->latex, "Write a table for LaTeX; without a file it is printed")
+  flags
+      ->add_option("--latex", options->latex, "Write a table for LaTeX; without a file it is printed; off unless given")
       ->expected(0, 1)
       ->default_str("-");
   flags->add_option("--report", options->report,

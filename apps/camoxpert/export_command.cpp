@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "apps/camoxpert/commands.h"
+#include "apps/camoxpert/common_options.h"
 #include "core/atomic_file.h"
 #include "core/safetensors.h"
 #include "data/image.h"
@@ -148,6 +149,9 @@ void verify(const Options& options, const CamoXpert& network, int64_t size) {
 }
 
 void run(const Options& options) {
+  check_img_size(options.img_size);
+  CAMO_CHECK_CODE(usage, options.tolerance >= 0, "--tolerance: must not be negative; got ", options.tolerance);
+  check_made_file(options.in, options.out);
   const LoadedCheckpoint loaded = load_checkpoint(options.in);
   const int64_t size = options.img_size > 0 ? options.img_size : loaded.info.img_size;
   export_onnx(options.out, *loaded.network, size);

@@ -2,6 +2,9 @@
 #include <fmt/core.h>
 #include <malloc.h>
 
+#include <cstdio>
+#include <filesystem>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -57,18 +60,32 @@ int run(int argc, char** argv) {
 }  // namespace
 }  // namespace camo::app
 
+namespace {
+
+/// On standard error, if that can be written.
+int failed(camo::ErrorCode code, const char* text) {
+  std::fprintf(stderr, "camoxpert: %s\n", text);
+  return static_cast<int>(code);
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   camo::app::receive_stop_signals();
   camo::app::keep_freed_memory();
   try {
-    return camo::app::run(argc, argv);
+    const int code = camo::app::run(argc, argv);
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    return failed(camo::ErrorCode::data, "standard output: can't be written; is the disk full?");
   } catch (const camo::app::StoppedBySignal&) {
     return camo::app::kStoppedExitCode;
   } catch (const camo::Error& error) {
-    fmt::print(stderr, "camoxpert: {}\n", error.what());
-    return error.exit_code();
+    return failed(error.code(), error.what());
+  } catch (const std::filesystem::filesystem_error& error) {
+    return failed(camo::ErrorCode::data, error.what());
+  } catch (const std::bad_alloc&) {
+    return failed(camo::ErrorCode::device, "memory: the CPU has not enough left; lower --batch-size or --img-size");
   } catch (const std::exception& error) {
-    fmt::print(stderr, "camoxpert: {}\n", error.what());
-    return static_cast<int>(camo::ErrorCode::general);
+    return failed(camo::ErrorCode::general, error.what());
   }
 }

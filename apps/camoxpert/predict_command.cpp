@@ -58,8 +58,9 @@ std::vector<fs::path> find_pictures(const fs::path& input) {
   return pictures;
 }
 
-/// Every picture has files of its own in the output folder, and none is a picture to read.
-void check_outputs(const std::vector<fs::path>& pictures, const fs::path& output, bool overlay) {
+/// Every picture has files of its own in the output folder, none is a picture to read, and none would be one the next
+/// time.
+void check_outputs(const fs::path& input, const std::vector<fs::path>& pictures, const fs::path& output, bool overlay) {
   std::set<fs::path> inputs;
   for (const fs::path& picture : pictures) inputs.insert(fs::weakly_canonical(picture));
   std::set<std::string> names;
@@ -74,12 +75,14 @@ void check_outputs(const std::vector<fs::path>& pictures, const fs::path& output
                       " is a picture to read and would be overwritten; use another --output-dir");
     }
   }
+  std::error_code none;
+  CAMO_CHECK_CODE(data, !fs::is_directory(input) || !fs::equivalent(input, output, none),
+                  "predict: masks would lie among the pictures of ", input.string(), "; use another --output-dir");
 }
 
 void check(const PredictOptions& options) {
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
-  CAMO_CHECK_CODE(usage, options.img_size == 0 || (options.img_size >= 32 && options.img_size <= 4096),
-                  "--img-size: must be 0 or within 32 and 4096; got ", options.img_size);
+  check_img_size(options.img_size);
   CAMO_CHECK_CODE(usage, !options.threshold || (*options.threshold >= 0 && *options.threshold <= 1),
                   "--threshold: must be within 0 and 1; got ", *options.threshold);
 }
@@ -102,7 +105,7 @@ void run_predict(const PredictOptions& options) {
   BadImages bad(parse_on_bad_image(options.on_bad_image));
   const auto augmentation = TestTimeAugmentation::parse(options.tta);
   const std::vector<fs::path> paths = find_pictures(options.input);
-  check_outputs(paths, options.output_dir, options.overlay);
+  check_outputs(options.input, paths, options.output_dir, options.overlay);
   const LoadedCheckpoint loaded = load_checkpoint(options.checkpoint, options.backbone);
   loaded.network->to(device, f32);
   const int img_size = static_cast<int>(options.img_size > 0 ? options.img_size : loaded.info.img_size);

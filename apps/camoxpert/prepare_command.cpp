@@ -9,6 +9,7 @@
 #include "apps/camoxpert/bad_images.h"
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/folder_lock.h"
 #include "apps/camoxpert/progress.h"
 #include "core/parallel.h"
 #include "core/safetensors.h"
@@ -109,12 +110,17 @@ void run_prepare(const PrepareOptions& options) {
   const std::vector<Job> jobs = plan(splits, options);
   check_output_folder(options);
   std::error_code failure;
+  fs::create_directories(options.output, failure);
+  const FolderLock lock("--output", options.output);
   for (const Job& job : jobs) {
     for (const fs::path& file : {job.image, job.mask}) {
       if (!failure && !fs::is_directory(file.parent_path())) fs::create_directories(file.parent_path(), failure);
     }
   }
   CAMO_CHECK_CODE(data, !failure, "prepare: can't create folders in ", options.output, ": ", failure.message());
+  std::set<fs::path> folders;
+  for (const Job& job : jobs) folders.insert({job.image.parent_path(), job.mask.parent_path()});
+  for (const fs::path& folder : folders) remove_leftovers(folder);
   write_file_atomically(fs::path(options.output) / kSettingsFile, settings_of(options).dump(1) + "\n");
 
   Progress progress("prepare", static_cast<int64_t>(jobs.size()), "pairs");

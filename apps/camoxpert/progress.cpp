@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 
 namespace camo::app {
 
@@ -13,6 +14,12 @@ namespace {
 constexpr double kTerminalInterval = 0.1, kLogInterval = 10;  // seconds between updates
 
 }  // namespace
+
+void show(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+  std::clearerr(stdout);
+}
 
 Progress::Progress(std::string title, int64_t total, std::string unit)
     : title_(std::move(title)),
@@ -47,18 +54,16 @@ void Progress::update(int64_t done, const std::string& note) {
   if (since < (terminal_ ? kTerminalInterval : kLogInterval) && !(terminal_ && done == total_)) return;
   last_shown_ = now;
   if (terminal_) {
-    fmt::print("\r\033[K{}", line(done, note));
+    show("\r\033[K" + line(done, note));
     line_open_ = true;
   } else {
-    fmt::print("{}\n", line(done, note));
+    show(line(done, note) + "\n");
   }
-  std::fflush(stdout);
 }
 
 void Progress::finish() {
   if (line_open_) {
-    fmt::print("\r\033[K");
-    std::fflush(stdout);
+    show("\r\033[K");
     line_open_ = false;
   }
 }

@@ -4,8 +4,13 @@
 #include <chrono>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 namespace camo::app {
+
+/// Writes to standard output at once. A full disk or a pipe whose reader is gone (`| tee` after Ctrl-C) loses the text
+/// and is no reason to lose hours of work as well.
+void show(std::string_view text);
 
 class Progress {
  public:

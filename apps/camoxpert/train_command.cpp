@@ -1,4 +1,7 @@
 // camoxpert train.
+#include <string>
+#include <string_view>
+
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/training/trainer.h"
 
@@ -9,8 +12,12 @@ Command add_train_command(CLI::App& app) {
   CLI::App* flags = app.add_subcommand("train", "Train CamoXpert on pictures and masks");
   options->add_to(*flags);
   return {flags, [options, flags] {
-            // As a section of the program's configuration, so that --config accepts the file.
-            Trainer trainer(*options, "[train]\n" + flags->config_to_str(true, false));
+            // As a section of the program's configuration, so that --config accepts the file. Taking it back must not
+            // remove the run that it describes.
+            std::string config = "[train]\n" + flags->config_to_str(true, false);
+            if (const size_t at = config.find("\noverwrite=true"); at != std::string::npos)
+              config.replace(at, std::string_view("\noverwrite=true").size(), "\noverwrite=false");
+            Trainer trainer(*options, config);
             trainer.run();
           }};
 }

@@ -246,6 +246,8 @@ void benchmark(const VerifyOptions& options, Device device) {
 
 void run_verify(const VerifyOptions& options) {
   CAMO_CHECK_CODE(usage, options.num_samples >= 1, "--num-samples: must be at least 1; got ", options.num_samples);
+  CAMO_CHECK_CODE(usage, options.batch_size >= 0, "--batch-size: must not be negative; got ", options.batch_size);
+  check_img_size(options.img_size);
   CAMO_CHECK_CODE(usage, options.dataset_path.empty() == options.checkpoint.empty(),
                   "verify-attention: --dataset-path and --checkpoint belong together; got ",
                   options.checkpoint.empty() ? "the first alone" : "the second alone");

@@ -53,8 +53,7 @@ void run_verify_moe(const VerifyMoeOptions& options) {
   const Device device = options.common.apply();
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
   CAMO_CHECK_CODE(usage, options.num_samples >= 0, "--num-samples: must not be negative; got ", options.num_samples);
-  CAMO_CHECK_CODE(usage, options.img_size == 0 || (options.img_size >= 32 && options.img_size <= 4096),
-                  "--img-size: must be 0 or within 32 and 4096; got ", options.img_size);
+  check_img_size(options.img_size);
   BadImages bad(parse_on_bad_image(options.on_bad_image));
   std::vector<Sample> samples = find_dataset(options.dataset_path, Split::test).samples;
   if (options.num_samples > 0 && options.num_samples < static_cast<int64_t>(samples.size()))

@@ -14,7 +14,9 @@ constexpr int64_t kFinalWidth = 32;  // inside the final convolutions
 // Fails here, before any parameter is allocated, when the numbers do not fit.
 const EdgeNeXtSpec& checked_backbone(const CamoXpertSpec& spec) {
   const EdgeNeXtSpec& backbone = edgenext_spec(spec.backbone);
-  CAMO_CHECK_CODE(usage, spec.num_experts >= 1, "camoxpert: num_experts must be at least 1; got ", spec.num_experts);
+  constexpr int64_t kMostExperts = 256;
+  CAMO_CHECK_CODE(usage, spec.num_experts >= 1 && spec.num_experts <= kMostExperts,
+                  "camoxpert: num_experts must be at least 1 and at most ", kMostExperts, "; got ", spec.num_experts);
   CAMO_CHECK_CODE(usage, spec.dropout >= 0 && spec.dropout < 1, "camoxpert: dropout must be in [0, 1); got ",
                   spec.dropout);
   CAMO_CHECK_CODE(usage, spec.attention_heads >= 1, "camoxpert: attention_heads must be at least 1; got ",

@@ -2,7 +2,11 @@
 // as far as reading its files here.
 #include <gmock/gmock.h>
 
+#include <filesystem>
 #include <fstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/apps/program.h"
 #include "tests/support/test_support.h"
@@ -89,6 +93,16 @@ TEST_F(Configuration, EveryKeyHasOneValue) {
                      "'predict.batch-size' must have one value; got another one further down");
 }
 
+TEST_F(Configuration, CommentsEndWhereQuotesBegin) {
+  expect_usage_error(predict("", "\xEF\xBB\xBF# a file\r\n[predict] # a section\r\nbatch-size=0 # none\r\n"),
+                     wrong_size_ + "0");
+  const std::string file = (folder_.path() / "paths.toml").string();
+  std::ofstream(file) << "[prepare]\ninput=\"no#such 'folder'\" # [1, 2]\noutput='none'\nsize=32\n";
+  const ProgramResult result = run_camoxpert("prepare --config " + file);
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.output, HasSubstr("no#such 'folder'"));
+}
+
 TEST_F(Configuration, SwitchesAreBooleans) {
   const std::string rule = "a switch must be true, false, on, off, yes, no, 1 or 0; got '";
   for (const std::string value : {"18446744073709551614", "-18446744073709551614", "2", "maybe", "1.0", "tru"}) {
@@ -107,9 +121,54 @@ TEST_F(Configuration, SwitchesAreBooleans) {
 TEST_F(Configuration, AFlagTakesNoOtherFlagForItsValue) {
   expect_usage_error(predict("--img-size --batch-size 3"), "--img-size: must have a value; got the flag --batch-size");
   expect_usage_error(predict("--backbone= --batch-size 0"), wrong_size_ + "0");
-  expect_usage_error(predict("--batch-size="), "--batch-size: must be a number; got an empty text");
-  expect_usage_error(predict("--batch-size ''"), "--batch-size: must be a number; got an empty text");
-  expect_usage_error(predict("", "[predict]\nbatch-size=\"\"\n"), "must be a number; got an empty text");
+}
+
+TEST_F(Configuration, NumbersAreDecimalAndFit) {
+  for (const std::string value : {"", "abc", "1.5", "1e3", "0x10", "010", " 3", "99999999999999999999", "nan"}) {
+    const std::string text = "--batch-size: must be a whole number of 64 bits; got '" + value + "'";
+    expect_usage_error(predict("'--batch-size=" + value + "'"), text);
+    expect_usage_error(predict("--batch-size '" + value + "'"), text);
+    expect_usage_error(predict("", "[predict]\nbatch-size=\"" + value + "\"\n"),
+                       "'predict.batch-size': must be a whole");
+  }
+  expect_usage_error(predict("--threshold 0x1"), "--threshold: must be a number; got '0x1'");
+  expect_usage_error(run_camoxpert("synth --output none --seed -1"),
+                     "--seed: must be a whole number from 0 to 2^64 - 1; got '-1'");
+}
+
+TEST_F(Configuration, NumbersHaveBounds) {
+  const std::string train = "train --dataset-path none ";
+  for (const auto& [flags, text] : std::vector<std::pair<std::string, std::string>>{
+           {train + "--epochs 9223372036854775807", "--epochs: must be within 1 and 1000000; got 9223372036854775807"},
+           {train + "--accumulation-steps 9223372036854775807", "--accumulation-steps: must be within 1 and 1000000"},
+           {train + "--num-workers 100000", "--num-workers: must be within 0 and 1024; got 100000"},
+           {train + "--cache-mb -1", "--cache-mb: must be within 0 and"},
+           {train + "--img-size 5000", "--img-size: must be within 32 and 4096; got 5000"},
+           {train + "--threads 1000000", "--threads: must be within 0 and 4096; got 1000000"},
+           {"export none none.onnx --img-size 31", "--img-size: must be 0 or within 32 and 4096; got 31"},
+           {"export none none.onnx --tolerance nan", "--tolerance: must not be negative; got nan"},
+           {"export none none/none.onnx", "out: the file's folder must exist; got none/none.onnx"},
+           {"verify-attention --img-size 16", "--img-size: must be 0 or within 32 and 4096; got 16"},
+           {"verify-attention --batch-size -1", "--batch-size: must not be negative; got -1"},
+           {"bench infer --rows -1", "--rows: must not be negative; got -1"},
+           {"bench infer --max-time nan", "--max-time: must not be negative; got nan"},
+           {"bench infer --num-experts 1000000", "num_experts must be at least 1 and at most 256; got 1000000"},
+           {"bench attention --seconds -1", "--seconds: must be within 0 and 3600; got -1"}}) {
+    expect_usage_error(run_camoxpert(flags), text);
+  }
+}
+
+TEST_F(Configuration, SynthChecksBeforeItWrites) {
+  const std::string output = (folder_.path() / "made").string();
+  for (const auto& [flags, text] : std::vector<std::pair<std::string, std::string>>{
+           {"--size 7", "a picture's sides must be within 8 and 8192; got 7 x 7"},
+           {"--cue nan", "cue must be within 0 and 1; got nan"},
+           {"--test 9223372036854775807", "counts must be within 0 and 4294967295"},
+           {"--train 0 --test 0", "no pair to write"}}) {
+    expect_usage_error(run_camoxpert("synth --output " + output + " " + flags), text);
+  }
+  EXPECT_FALSE(std::filesystem::exists(output));
+  EXPECT_EQ(run_camoxpert("synth --train 1 --test 0 --output /dev/null/folder").exit_code, 3);
 }
 
 }  // namespace

@@ -78,6 +78,8 @@ TEST(Predict, RefusesBeforeItWrites) {
   encode_png(small.path("twins/a/q_overlay.png"), Image(8, 8, 3));
   expect_failure(predict(small.path("twins/a"), out) + " --overlay", 3, "the same q_overlay.png");
   EXPECT_FALSE(fs::exists(out));
+  const fs::path jpegs = small.copy_of_data("jpegs") / "Test" / "Imgs";
+  expect_failure(predict(jpegs.string(), jpegs.string() + "/."), 3, "masks would lie among the pictures of");
 }
 
 }  // namespace

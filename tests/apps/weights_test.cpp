@@ -75,6 +75,9 @@ TEST_F(Weights, ConvertMapsNamesAndListsWhatIsLeftOut) {
 
 TEST_F(Weights, ConvertSaysWhatIsWrong) {
   expect_failure("convert " + ours() + " " + path("x.bin"), 2, "must end with .safetensors, .pth or .pt; got '.bin'");
+  for (const char* command : {"convert ", "export "})
+    expect_failure(command + ours() + " " + ours(), 2, "out: must be another file than in");
+  expect_failure("convert " + ours() + " " + path("no/x.pth"), 2, "out: the file's folder must exist");
   expect_failure("convert " + ours() + " " + path("x.pth") + " --map keras", 2, "--map: must be one of camoxpert");
   expect_failure("convert " + path("none.pth") + " " + path("x.pth"), 4, "none.pth: cannot open");
   expect_failure("convert " + ours() + " " + path("x.pth") + " --group ema", 4, "must have tensors in 'ema'");
@@ -152,7 +155,7 @@ TEST_F(Weights, ExportWritesAModel) {
   EXPECT_THAT(result.output, HasSubstr("image [batch, 3, 64, 64] to logits [batch, 1, 64, 64], opset 18"));
   EXPECT_GT(std::filesystem::file_size(path("model.onnx")), std::filesystem::file_size(ours()));
   expect_failure("export " + ours() + " " + path("small.onnx") + " --img-size 31", 2,
-                 "img_size must be at least 32; got 31");
+                 "--img-size: must be 0 or within 32 and 4096; got 31");
   expect_failure("export " + test::golden_file("pth/training.pth").string() + " " + path("x.onnx"), 4,
                  "is not a checkpoint of camoxpert, nor a state dict of all its tensors; got unknown names");
   ProgramResult without =

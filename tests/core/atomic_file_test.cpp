@@ -1,6 +1,9 @@
 #include "core/atomic_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -144,6 +147,43 @@ TEST_F(AtomicFileFaults, FoldersThatCannotBeSynced) {
   plan = {.fail_at = 9, .reason = EINVAL};  // open, 4 writes, fsync, close, rename, open, fsync
   write_safetensors(path(), content(3));
   EXPECT_EQ(plan.made[9], "fsync");
+}
+
+TEST(AtomicFile, LinksStayLinks) {
+  const test::TemporaryFolder folder;
+  fs::create_directory(folder.path() / "elsewhere");
+  const fs::path target = folder.path() / "elsewhere" / "scores.json", link = folder.path() / "link.json";
+  write_file_atomically(target, "old");
+  fs::create_symlink("elsewhere/scores.json", link);
+  write_file_atomically(link, "new");
+  EXPECT_TRUE(fs::is_symlink(link));
+  EXPECT_EQ(fs::file_size(target), 3u);
+  std::string text;
+  std::ifstream(target) >> text;
+  EXPECT_EQ(text, "new");
+}
+
+TEST(AtomicFile, DevicesAndPipesAreWrittenToAndStay) {
+  const test::TemporaryFolder folder;
+  const fs::path pipe = folder.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  write_file_atomically(pipe, "text");
+  char got[8] = {};
+  EXPECT_EQ(::read(reader, got, sizeof(got)), 4);
+  EXPECT_STREQ(got, "text");
+  ::close(reader);
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  fs::create_symlink("/dev/full", folder.path() / "full");
+  EXPECT_ERROR(write_file_atomically(folder.path() / "full", "text"), "full: cannot write: No space left on device");
+}
+
+TEST(AtomicFile, LongNames) {
+  const test::TemporaryFolder folder;
+  const fs::path path = folder.path() / std::string(255, 'n');
+  write_file_atomically(path, "text");
+  EXPECT_TRUE(fs::exists(path));
 }
 
 }  // namespace

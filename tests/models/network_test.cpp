@@ -22,7 +22,9 @@ TEST(CamoXpert, RefusesSpecsThatDoNotFit) {
                "camoxpert: attention_heads must divide the channels of every stage; got 8 heads for 100 channels of "
                "edgenext_x_small; choose one of 1, 2, 4");
   EXPECT_ERROR(CamoXpert({.backbone = "edgenext"}), "backbone: unknown name \"edgenext\"");
-  EXPECT_ERROR(CamoXpert({.backbone = "edgenext_small", .num_experts = 0}), "num_experts must be at least 1; got 0");
+  EXPECT_ERROR(CamoXpert({.backbone = "edgenext_small", .num_experts = 0}),
+               "num_experts must be at least 1 and at most 256; got 0");
+  EXPECT_ERROR(CamoXpert({.backbone = "edgenext_small", .num_experts = 1 << 20}), "at most 256; got 1048576");
   EXPECT_ERROR(CamoXpert({.backbone = "edgenext_small", .attention_heads = 0}), "attention_heads must be at least 1");
   EXPECT_ERROR(CamoXpert({.backbone = "edgenext_small", .dropout = 1}), "dropout must be in [0, 1); got 1");
 }

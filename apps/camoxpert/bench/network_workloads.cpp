@@ -252,6 +252,8 @@ void NetworkBenchOptions::check() const {
   train.check();
   CAMO_CHECK_CODE(usage, warmup >= 0, "--warmup: must not be negative; got ", warmup);
   CAMO_CHECK_CODE(usage, steps >= 1, "--steps: must be at least 1; got ", steps);
+  CAMO_CHECK_CODE(usage, rows >= 0, "--rows: must not be negative; got ", rows);
+  CAMO_CHECK_CODE(usage, max_time >= 0, "--max-time: must not be negative; got ", max_time);
   CAMO_CHECK_CODE(usage, profile_steps >= 1, "--profile-steps: must be at least 1; got ", profile_steps);
   for (const int64_t expert : experts) {
     CAMO_CHECK_CODE(usage, expert >= 0 && expert < train.network.num_experts, "--experts: must be from 0 to ",

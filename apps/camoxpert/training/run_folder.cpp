@@ -1,7 +1,6 @@
 #include "apps/camoxpert/training/run_folder.h"
 
-#include <fmt/core.h>
-
+#include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/error.h"
 #include "core/safetensors.h"
@@ -11,15 +10,6 @@ namespace camo::app {
 namespace fs = std::filesystem;
 
 namespace {
-
-/// Temporary files that a killed run left behind.
-void remove_leftovers(const fs::path& folder) {
-  std::vector<fs::path> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (entry.path().filename().string().find(".tmp-") != std::string::npos) found.push_back(entry.path());
-  }
-  for (const fs::path& path : found) fs::remove(path);
-}
 
 /// What a run wrote, and nothing else.
 void remove_old_run(const fs::path& path) {
@@ -51,9 +41,11 @@ void cut_metrics(const fs::path& path, int64_t step) {
 
 RunFolder::RunFolder(const fs::path& path, const std::string& config_toml, int64_t resume_step) : path_(path) {
   try {
+    fs::create_directories(path);
+    lock_.emplace("--checkpoint-dir", path);
     if (resume_step < 0) remove_old_run(path);
     for (const char* folder : {"checkpoints", "samples"}) fs::create_directories(path / folder);
-    for (const fs::path& folder : {path, path / "checkpoints"}) remove_leftovers(folder);
+    for (const fs::path& folder : {path, path / "checkpoints", path / "samples"}) remove_leftovers(folder);
   } catch (const fs::filesystem_error& error) {
     fail(ErrorCode::data, "--checkpoint-dir: can't create ", path.string(), ": ", error.code().message(),
          "; choose a folder you can write to");
@@ -70,8 +62,7 @@ RunFolder::RunFolder(const fs::path& path, const std::string& config_toml, int64
 }
 
 void RunFolder::log(const std::string& line) {
-  fmt::print("{}\n", line);
-  std::fflush(stdout);
+  show(line + "\n");
   log_ << line << std::endl;
 }
 

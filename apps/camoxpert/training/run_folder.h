@@ -6,9 +6,11 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "apps/camoxpert/folder_lock.h"
 #include "apps/camoxpert/training/tensorboard.h"
 
 namespace camo::app {
@@ -16,8 +18,9 @@ namespace camo::app {
 class RunFolder {
  public:
   /// Makes the folders and writes config.toml and env.json. A run that goes on after `resume_step` (not negative) keeps
-  /// the log, and the metrics up to that step; otherwise what an earlier run wrote is removed. Throws ErrorCode::data
-  /// when the folder can't be written.
+  /// the log, and the metrics up to that step; otherwise what an earlier run wrote is removed. The folder is locked as
+  /// long as this lives. Throws ErrorCode::data when the folder can't be written, ErrorCode::usage when another process
+  /// trains in it.
   RunFolder(const std::filesystem::path& path, const std::string& config_toml, int64_t resume_step);
 
   /// Shows a line and keeps it in log.txt.
@@ -33,6 +36,7 @@ class RunFolder {
 
  private:
   std::filesystem::path path_;
+  std::optional<FolderLock> lock_;
   std::ofstream log_, metrics_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;
 };

@@ -81,12 +81,18 @@ void TrainOptions::check() const {
   };
   parse_on_bad_image(on_bad_image);
   parse_augmentation_set(aug);
-  at_least("--img-size", img_size, 32);
-  at_least("--epochs", static_cast<double>(epochs), 1);
+  const auto within = [](const char* flag, int64_t value, int64_t first, int64_t last) {
+    CAMO_CHECK_CODE(usage, value >= first && value <= last, flag, ": must be within ", first, " and ", last, "; got ",
+                    value);
+  };
+  constexpr int64_t kMany = 1'000'000;  // products of such counts fit
+  within("--img-size", img_size, kSmallestSide, kLargestSide);
+  within("--epochs", epochs, 1, kMany);
   at_least("--stage1-epochs", static_cast<double>(stage1_epochs), 0);
   at_least("--batch-size", static_cast<double>(batch_size), 1);
-  at_least("--accumulation-steps", static_cast<double>(accumulation_steps), 1);
-  at_least("--num-workers", num_workers, 0);
+  within("--accumulation-steps", accumulation_steps, 1, kMany);
+  within("--num-workers", num_workers, 0, 1024);
+  within("--cache-mb", cache_mb, 0, int64_t{1} << 30);
   at_least("--weight-decay", weight_decay, 0);
   at_least("--max-steps", static_cast<double>(max_steps), 0);
   at_least("--max-time", max_time, 0);
