@@ -263,7 +263,7 @@ TEST_F(CommandLine, BadSettings) {
   expect_failure(train + " --backbone edgenext_huge", 2, "edgenext_base");
   expect_failure(train + " --attention-heads 5", 2, "heads");
   expect_failure(train + " --backbone edgenext_x_small", 2, "100");
-  expect_failure(train + " --img-size 16", 2, "--img-size: must be at least 32; got 16");
+  expect_failure(train + " --img-size 16", 2, "--img-size: must be within 32 and 4096; got 16");
   expect_failure(train + " --batch-size 13", 2, "must be at most 12");
   expect_failure(train + " --stage1-epochs 3", 2, "--stage1-epochs: must be at most --epochs (2); got 3");
   expect_failure(train + " --loss l1", 2, "advanced_cod");

@@ -98,7 +98,8 @@ TEST(SyntheticDataset, WritesPairsThatAreFound) {
     EXPECT_NE(load_sample(test.samples[0]).mask, load_sample(train.samples[0]).mask);
     EXPECT_ERROR(write_synthetic_dataset(options), "Train: is there already; remove it, or give another folder");
   }
-  EXPECT_ERROR(write_synthetic_dataset({root.path() / "c", -1, 2}), "counts must not be negative; got -1 and 2");
+  EXPECT_ERROR(write_synthetic_dataset({root.path() / "c", -1, 2}),
+               "counts must be within 0 and 4294967295; got -1 and 2");
 }
 
 }  // namespace
