@@ -42,6 +42,7 @@ void append_list(std::string& out, const char* title, const std::vector<std::str
 /// would go wrong silently.
 class FirstTimes {
  public:
+  explicit FirstTimes(size_t at_most) { seen_.reserve(at_most); }
   bool operator()(const Tensor& x) { return seen_.insert(x.impl()).second; }
 
  private:
@@ -126,7 +127,7 @@ void Module::collect(const std::string& prefix, std::vector<NamedTensor>& out) c
 std::vector<NamedTensor> Module::named_parameters() const {
   std::vector<NamedTensor> all;
   collect("", all);
-  FirstTimes first;
+  FirstTimes first(all.size());
   std::erase_if(all, [&](const NamedTensor& entry) { return entry.is_buffer || !first(entry.tensor); });
   return all;
 }
@@ -134,7 +135,7 @@ std::vector<NamedTensor> Module::named_parameters() const {
 std::vector<NamedTensor> Module::named_buffers() const {
   std::vector<NamedTensor> all;
   collect("", all);
-  FirstTimes first;
+  FirstTimes first(all.size());
   std::erase_if(all, [&](const NamedTensor& entry) { return !entry.is_buffer || !first(entry.tensor); });
   return all;
 }
@@ -149,7 +150,7 @@ void Module::collect_parameters(Tensors& out) const {  // every step asks: witho
 Tensors Module::parameters() const {
   Tensors all;
   collect_parameters(all);
-  FirstTimes first;
+  FirstTimes first(all.size());
   std::erase_if(all, [&](const Tensor& parameter) { return !first(parameter); });
   return all;
 }
@@ -216,7 +217,9 @@ void Module::set_requires_grad(bool value) {
 }
 
 void Module::zero_grad() {
-  for (const Tensor& parameter : parameters()) parameter.set_grad({});
+  Tensors all;
+  collect_parameters(all);
+  for (const Tensor& parameter : all) parameter.set_grad({});
 }
 
 void Module::to(Device device, DType dtype) {
