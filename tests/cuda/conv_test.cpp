@@ -267,6 +267,17 @@ TEST_F(CudaConv, MapsOfMoreThan2To31Elements) {
     EXPECT_TRUE(all_close(contiguous(got), contiguous(wanted), 0x1p-7)) << "row " << row;
   }
 }
+
+/// The kernels by tiles take more shared memory in f32 than every GPU has.
+TEST_F(CudaConv, DepthwiseF32OfEverySize) {
+  for (const int64_t side : {3, 5, 7, 9}) {
+    for (const int64_t width : {12, 30}) {
+      const Conv2dOptions options{.padding = {side / 2, side / 2}, .groups = 8};
+      expect_gpu_agrees([=](const Tensors& in) { return conv2d(in[0], in[1], in[2], options); },
+                        {uniform({2, 9, width, 8}), uniform({8, side, side, 1}), uniform({8})}, f32, 1e-5);
+    }
+  }
+}
 #endif
 
 TEST_F(CudaConv, RejectsTensorsOnDifferentDevices) {
