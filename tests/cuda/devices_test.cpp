@@ -35,6 +35,15 @@ NamedTensor parameter_on(Device device, const std::string& name) {
   return {name, x};
 }
 
+TEST_F(CudaDevices, GradientsLieWhereTheirTensorsDo) {
+  const Tensor x = ones({3}, f32).set_requires_grad(true), y = x * 2;
+  EXPECT_ERROR(backward(y, ones({3}, f32, cpu)),
+               "backward: the gradient must be on cuda:0 as the output is; got one on cpu");
+  EXPECT_ERROR(x.set_grad(ones({3}, f32, cpu)), "set_grad: the gradient must be on cuda:0; got one on cpu");
+  backward(y, ones({3}, f32));
+  EXPECT_EQ(x.grad().to_vector<float>(), std::vector<float>(3, 2));
+}
+
 TEST_F(CudaDevices, AdamWChecksThemBeforeItCounts) {
   AdamW optimizer({{.parameters = {parameter_on(kGpu, "a")}}}, AdamWOptions{});
   EXPECT_ERROR(optimizer.step(full({}, 1, f64, cpu)), "AdamW: the guard must be on cuda:0; got cpu");
