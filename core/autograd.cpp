@@ -346,6 +346,8 @@ void backward(std::span<const Tensor> outputs, std::span<const Tensor> gradients
       CAMO_CHECK(gradient.shape() == output.shape() && gradient.dtype() == output.dtype(),
                  "backward: the gradient must be ", output.dtype(), " ", output.shape(), " as the output is; got ",
                  gradient.dtype(), " ", gradient.shape());
+      CAMO_CHECK(gradient.device() == output.device(), "backward: the gradient must be on ", output.device(),
+                 " as the output is; got one on ", gradient.device(), "; copy it with to()");
     } else {
       CAMO_CHECK(output.numel() == 1, "backward: an output with ", output.numel(), " elements, shape ", output.shape(),
                  ", needs a gradient; only one with a single element has a default");

@@ -99,8 +99,25 @@ struct Constant {
 #ifdef CAMO_WITH_CUDA
 int64_t bytes_of(const Tensor& x) { return x.numel() * size_in_bytes(x.dtype()); }
 
+/// From one GPU to another: behind the work that makes the source, before work that may write to its memory again.
+void copy_between_gpus(const Tensor& target, const Tensor& source) {
+  cuda::refuse_recording("a copy from another GPU");
+  cudaStream_t from = cuda::use(source.device());
+  cuda::Event ready;  // of the current device, as its stream is
+  ready.record(from);
+  cudaStream_t to = cuda::use(target.device());
+  cuda::Event copied;
+  ready.block(to);
+  CAMO_CUDA(cudaMemcpyPeerAsync(target.raw_data(), target.device().index, source.raw_data(), source.device().index,
+                                static_cast<size_t>(bytes_of(target)), to));
+  copied.record(to);
+  copied.block(from);
+}
+
 /// Between devices, or within one: contiguous on both sides, same dtype.
 void copy_bytes(const Tensor& target, const Tensor& source) {
+  if (target.is_cuda() && source.is_cuda() && target.device() != source.device())
+    return copy_between_gpus(target, source);
   const Device device = target.is_cuda() ? target.device() : source.device();
   if (!target.is_cuda()) cuda::refuse_recording("a copy from the device to the host");
   if (!source.is_cuda()) cuda::refuse_recording("a copy from the host to the device");

@@ -88,6 +88,8 @@ void Tensor::set_grad(Tensor grad) const {
   CAMO_CHECK(!grad.defined() || (grad.shape() == shape() && grad.dtype() == dtype()),
              "set_grad: the gradient must have the tensor's shape ", shape(), " and dtype ", dtype(), "; got ",
              grad.shape(), " ", grad.dtype());
+  CAMO_CHECK(!grad.defined() || grad.device() == device(), "set_grad: the gradient must be on ", device(),
+             "; got one on ", grad.device());
   impl_->grad = std::move(grad);
 }
 

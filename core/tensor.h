@@ -63,7 +63,7 @@ class Tensor {
   bool is_leaf() const { return grad_node() == nullptr; }
   /// The gradient that backward() accumulated; undefined when there was none.
   const Tensor& grad() const;
-  void set_grad(Tensor grad) const;  // of this shape and dtype (else throws), or undefined
+  void set_grad(Tensor grad) const;  // of this shape, dtype and device (else throws), or undefined
   /// The operation this tensor came from; null for leaves.
   const std::shared_ptr<Node>& grad_node() const;
   /// A handle on the same memory outside of any graph.

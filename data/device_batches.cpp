@@ -17,6 +17,16 @@ namespace camo {
 class DeviceBatches::Upload {
  public:
   explicit Upload(Device device) : device_((cuda::use(device), device)) {}  // events belong to the current device
+  ~Upload() {
+    for (const Slot& slot : slots_) {
+      try {
+        if (slot.used) slot.copied.synchronize();  // the copy engine reads what is freed now
+      } catch (const Error&) {                     // of earlier work: whoever waits for the device next says so
+      }
+    }
+  }
+  Upload(const Upload&) = delete;
+  Upload& operator=(const Upload&) = delete;
 
   Batch run(const Batch& raw) {
     turn_ = 1 - turn_;
@@ -25,8 +35,9 @@ class DeviceBatches::Upload {
     cudaStream_t compute = cuda::use(device_), copy = cuda::copy_stream(device_);
     if (slot.used) slot.copied.synchronize();  // until then the copy engine reads the host's side
     if (!slot.host || slot.host->bytes() < image_bytes + mask_bytes) {
+      Tensor device = empty({image_bytes + mask_bytes}, u8, device_);  // either may lack memory: both or none change
       slot.host = std::make_unique<cuda::PinnedBuffer>(image_bytes + mask_bytes);
-      slot.device = empty({image_bytes + mask_bytes}, u8, device_);
+      slot.device = std::move(device);
       slot.consumed.record(compute);  // work that is ahead in the stream may still use this memory
     }
     auto* const bytes = static_cast<uint8_t*>(slot.host->data());

@@ -70,6 +70,7 @@ struct Copies {
 #ifdef __CUDACC__
     std::vector<Pair> items;
 #endif
+    std::vector<std::pair<Copy*, Tensor>> changed;
     [[maybe_unused]] DType dtype = f32;
     for (auto it = entries.begin(); it != entries.end();) {
       Copy& entry = it->second;
@@ -79,8 +80,7 @@ struct Copies {
         continue;
       }
       if (!entry.holds(parameter)) {
-        entry.source = parameter.storage();
-        entry.version = parameter.version();
+        changed.emplace_back(&entry, parameter);
         if (device.is_cpu()) {
           copy_into(entry.copy, parameter);
         } else {
@@ -94,10 +94,15 @@ struct Copies {
       ++it;
     }
 #ifdef __CUDACC__
-    if (device.is_cpu()) return;
-    if (dtype == f16) cuda::for_each_chunk(device, items, "autocast", Convert<Half>{});
-    else cuda::for_each_chunk(device, items, "autocast", Convert<BFloat16>{});
+    if (device.is_cuda()) {
+      if (dtype == f16) cuda::for_each_chunk(device, items, "autocast", Convert<Half>{});
+      else cuda::for_each_chunk(device, items, "autocast", Convert<BFloat16>{});
+    }
 #endif
+    for (const auto& [entry, parameter] : changed) {  // not before: a launch may fail
+      entry->source = parameter.storage();
+      entry->version = parameter.version();
+    }
   }
 };
 

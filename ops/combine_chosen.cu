@@ -45,9 +45,10 @@ template <class T>
 struct PartTable {
   const T* parts[kMostParts];
   int64_t count, rows;  // parts, and rows of each
+  const char* op;       // of the host, which reads the note of a fault: a kernel's own literals lie on the device
 };
 
-/// grid.y: images.
+/// grid.y: the images of this launch.
 template <class T, int N>
 __global__ void __launch_bounds__(cuda::kBlock)
     combine_chosen_kernel(const __grid_constant__ PartTable<T> table, const int64_t* indices, const int64_t* rows,
@@ -55,8 +56,8 @@ __global__ void __launch_bounds__(cuda::kBlock)
   cuda::wait_for_previous_kernel();
   const int64_t first = int64_t{blockIdx.y} * slots;
   detail::sum_slots<T, N>(slots, weights + first, y + blockIdx.y * length, length, [&](int s) {
-    const int64_t part = cuda::checked_index(indices[first + s], table.count, "combine_chosen", fault);
-    const int64_t at = cuda::checked_index(rows[first + s], table.rows, "combine_chosen", fault);
+    const int64_t part = cuda::checked_index(indices[first + s], table.count, table.op, fault);
+    const int64_t at = cuda::checked_index(rows[first + s], table.rows, table.op, fault);
     return table.parts[part] + at * length;
   });
 }
@@ -66,7 +67,9 @@ void combine_cuda(const Tensor& y, const Tensors& parts, const Tensor& indices, 
                   const Tensor& weights) {
   constexpr int N = cuda::kPackSize<T>;
   const int64_t length = detail::row_length(y.shape());
+  constexpr int64_t kMostImages = 65535;  // of a launch
   PartTable<T> table{};
+  table.op = "combine_chosen";
   table.count = static_cast<int64_t>(parts.size());
   table.rows = parts.front().size(0);
   bool packed = length % N == 0 && cuda::is_aligned(y.raw_data(), 16);
@@ -74,13 +77,17 @@ void combine_cuda(const Tensor& y, const Tensors& parts, const Tensor& indices, 
     table.parts[p] = parts[p].template data<T>();
     packed = packed && cuda::is_aligned(table.parts[p], 16);
   }
-  const dim3 grid(detail::row_blocks(length, packed ? N : 1), static_cast<unsigned>(y.size(0)));
   const auto kernel = packed ? combine_chosen_kernel<T, N> : combine_chosen_kernel<T, 1>;
+  const int64_t slots = indices.size(1);
   cudaStream_t stream = cuda::use(y.device());
-  cuda::launch(kernel, grid, cuda::kBlock, 0, stream, table, indices.data<int64_t>(), rows.data<int64_t>(),
-               weights.data<T>(), y.data<T>(), static_cast<int>(indices.size(1)), length,
-               cuda::index_fault(y.device()));
-  CAMO_LAUNCHED("combine_chosen");
+  for (int64_t b = 0; b < y.size(0); b += kMostImages) {
+    const int64_t count = std::min(kMostImages, y.size(0) - b);
+    const dim3 grid(detail::row_blocks(length, packed ? N : 1), static_cast<unsigned>(count));
+    cuda::launch(kernel, grid, cuda::kBlock, 0, stream, table, indices.data<int64_t>() + b * slots,
+                 rows.data<int64_t>() + b * slots, weights.data<T>() + b * slots, y.data<T>() + b * length,
+                 static_cast<int>(slots), length, cuda::index_fault(y.device()));
+    CAMO_LAUNCHED("combine_chosen");
+  }
 }
 #endif
 
@@ -114,6 +121,8 @@ Tensor combine_chosen(const Tensors& parts, const Tensor& indices, const Tensor&
   Tensors inputs = parts;
   inputs.push_back(weights);
   CAMO_CHECK(!grad_wanted(inputs), "combine_chosen: has no gradient, but an input requires one; use combine_rows");
+  CAMO_CHECK(first.size(0) > 0 || indices.numel() == 0,
+             "combine_chosen: rows must lie within the 0 rows of a part; got ", indices.numel(), " of them");
   Shape shape = first.shape();
   shape[0] = indices.size(0);
   const Tensor y = empty(shape, first.dtype(), first.device());

@@ -30,11 +30,14 @@ struct AroundAxis {
   }
 };
 
-/// On CUDA the values are checked by the kernels: reading them here would wait for the device.
+/// On CUDA the values are checked by the kernels, which take index 0 instead of one that is not there: reading the
+/// values here would wait for the device.
 void check_index(const Tensor& index, Device device, int64_t extent, const char* op) {
   CAMO_CHECK(index.dtype() == i64, op, ": the index must be i64; got ", index.dtype(), "; convert with to(index, i64)");
   CAMO_CHECK(index.device() == device, op, ": operands must be on one device; got an index on ", index.device(),
              " and ", device, "; copy one with to()");
+  CAMO_CHECK(extent > 0 || index.numel() == 0, op, ": indices must lie within the extent 0; got an index ",
+             index.shape());
   if (device.is_cuda()) return;
   const Tensor flat = row_major(index);
   const int64_t* const positions = flat.data<int64_t>();

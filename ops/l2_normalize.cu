@@ -115,7 +115,7 @@ struct InverseNorms {
   }
   __device__ void finish(int64_t outer, int64_t column, const Total& total) const {
     const A norm = static_cast<A>(::sqrt(total.sum));
-    inverse[outer * inner + column] = A(1) / (norm > eps ? norm : eps);
+    inverse[outer * inner + column] = A(1) / (norm <= eps ? eps : norm);  // NaN stays
   }
 };
 
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(cuda::kBlock)
   const T* in = x + row * stride;
   A sum = 0;
   for (int64_t i = lane; i < n; i += cuda::kWarp) sum += convert<A>(in[i]) * convert<A>(in[i]);
-  const A norm = ::sqrt(cuda::warp_sum(sum)), scale = A(1) / (norm > eps ? norm : eps);
+  const A norm = ::sqrt(cuda::warp_sum(sum)), scale = A(1) / (norm <= eps ? eps : norm);  // NaN stays
   for (int64_t i = lane; i < n; i += cuda::kWarp) y[row * n + i] = convert<T>(convert<A>(in[i]) * scale);
   if (lane == 0) inverse[row] = scale;
 }

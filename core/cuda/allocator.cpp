@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cuda/recording.h"
 #include "core/cuda/runtime.h"
 #include "core/error.h"
 
@@ -95,6 +96,7 @@ class DeviceAllocator {
     if (--holds_ > 0) return;
     for (Block* block : deferred_) release(block);
     deferred_.clear();
+    for (const auto& [data, block] : used_) block->held = false;
   }
 
   /// Makes everything of an arena common.
@@ -123,6 +125,7 @@ class DeviceAllocator {
   }
   void release_cached() {
     const std::lock_guard lock(mutex_);
+    use(device_);
     release_free_segments();
   }
 
@@ -183,7 +186,7 @@ class DeviceAllocator {
     void* data = nullptr;
     use(device_);
     cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
-    if (status == cudaErrorMemoryAllocation) {
+    if (status == cudaErrorMemoryAllocation && !is_recording()) {  // a recording must not wait for the device
       cudaGetLastError();
       CAMO_CUDA(cudaDeviceSynchronize());
       release_free_segments();

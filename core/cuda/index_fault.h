@@ -12,7 +12,7 @@ struct IndexFault {
   unsigned int* claimed = nullptr;
   int complete = 0;
   long long position = 0, extent = 0;
-  const char* op = nullptr;  // a literal
+  const char* op = nullptr;  // a literal of the host
 };
 
 /// The note of a device, for its kernels.
@@ -21,7 +21,8 @@ IndexFault* index_fault(Device device);
 void check_index_fault(Device device);
 
 #ifdef __CUDACC__
-/// `position`, or 0 with a note where it lies outside of [0, extent).
+/// `position`, or 0 with a note where it lies outside of [0, extent), which is not empty. `op` comes from the host: a
+/// literal in a kernel lies on the device.
 __device__ inline int64_t checked_index(int64_t position, int64_t extent, const char* op, IndexFault* fault) {
   if (position >= 0 && position < extent) return position;
   if (atomicCAS(fault->claimed, 0u, 1u) == 0u) {

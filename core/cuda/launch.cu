@@ -8,7 +8,7 @@ namespace {
 
 __global__ void empty_kernel() {}
 
-/// The compute capability that the running kernels were compiled for.
+/// The compute capability that the running kernels were compiled for, as the current device loads them.
 int compiled_capability() {
   static const int capability = [] {
     cudaFuncAttributes attributes;
@@ -18,9 +18,15 @@ int compiled_capability() {
   return capability;
 }
 
+int capability_of(Device device) {
+  const DeviceInfo& info = device_info(device);
+  return info.major * 10 + info.minor;
+}
+
 bool all_devices_can() {
+  if (compiled_capability() < 90) return false;
   for (int i = 0; i < device_count(); ++i) {
-    if (usable_capability(Device(Device::Kind::cuda, i)) < 90) return false;
+    if (capability_of(Device::cuda(i)) < 90) return false;
   }
   return true;
 }
@@ -28,8 +34,8 @@ bool all_devices_can() {
 }  // namespace
 
 int usable_capability(Device device) {
-  const DeviceInfo& info = device_info(device);
-  return std::min(info.major * 10 + info.minor, compiled_capability());
+  use(device);
+  return std::min(capability_of(device), compiled_capability());
 }
 
 bool launches_early() {

@@ -27,23 +27,33 @@ bool sync_after_launch() {
 struct DeviceState {
   cudaStream_t compute = nullptr, copy = nullptr;
   IndexFault* fault = nullptr;
-  DeviceInfo info;
 };
 
-thread_local int current_device = -1;  // as use() left it
+thread_local int current_device = -1;  // of this thread; -1: not known
 thread_local bool recording = false;
 
+void make_current(Device device) {
+  if (current_device == device.index) return;
+  current_device = -1;  // which one it is after a failure is not known
+  CAMO_CUDA(cudaSetDevice(device.index));
+  current_device = device.index;
+}
+
+void check_exists(Device device) {
+  CAMO_CHECK_CODE(device, device.is_cuda() && device.index >= 0 && device.index < device_count(), "device: ", device,
+                  " does not exist; this machine has ", device_count(), " CUDA devices");
+}
+
+/// Leaves the device current where it makes its state: going back would set up the GPU that is current by default,
+/// which may be another one that nobody asked for.
 const DeviceState& state(Device device) {
   static std::mutex mutex;
   static auto* states = new std::vector<std::unique_ptr<DeviceState>>(static_cast<size_t>(device_count()));
-  CAMO_CHECK_CODE(device, device.is_cuda() && device.index < device_count(), "device: ", device,
-                  " does not exist; this machine has ", device_count(), " CUDA devices");
+  check_exists(device);
   std::lock_guard lock(mutex);
   auto& slot = (*states)[static_cast<size_t>(device.index)];
   if (!slot) {
-    int previous = 0;
-    CAMO_CUDA(cudaGetDevice(&previous));
-    CAMO_CUDA(cudaSetDevice(device.index));
+    make_current(device);
     auto made = std::make_unique<DeviceState>();
     CAMO_CUDA(cudaStreamCreateWithFlags(&made->compute, cudaStreamNonBlocking));
     CAMO_CUDA(cudaStreamCreateWithFlags(&made->copy, cudaStreamNonBlocking));
@@ -52,14 +62,20 @@ const DeviceState& state(Device device) {
     made->fault = new (note) IndexFault;
     CAMO_CUDA(cudaMalloc(reinterpret_cast<void**>(&made->fault->claimed), sizeof(unsigned int)));
     CAMO_CUDA(cudaMemset(made->fault->claimed, 0, sizeof(unsigned int)));
-    cudaDeviceProp properties;
-    CAMO_CUDA(cudaGetDeviceProperties(&properties, device.index));
-    made->info = {properties.name, properties.major, properties.minor, properties.multiProcessorCount,
-                  static_cast<int64_t>(properties.totalGlobalMem)};
-    CAMO_CUDA(cudaSetDevice(previous));
     slot = std::move(made);
   }
   return *slot;
+}
+
+std::vector<DeviceInfo> read_device_infos() {
+  std::vector<DeviceInfo> infos;
+  for (int i = 0; i < device_count(); ++i) {
+    cudaDeviceProp properties;
+    CAMO_CUDA(cudaGetDeviceProperties(&properties, i));
+    infos.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+                     static_cast<int64_t>(properties.totalGlobalMem)});
+  }
+  return infos;
 }
 
 }  // namespace
@@ -93,6 +109,7 @@ void check_index_fault(Device device) {
   const long long position = fault->position, extent = fault->extent;
   const char* op = fault->op;
   fault->complete = 0;
+  make_current(device);
   CAMO_CUDA(cudaMemset(fault->claimed, 0, sizeof(unsigned int)));
   fail(ErrorCode::general, op, ": indices must lie within the extent ", extent, "; got ", position, " on ", device,
        ", seen after the call; with CAMO_SYNC=1 in the environment the call itself fails");
@@ -108,10 +125,7 @@ int device_count() {
 
 cudaStream_t use(Device device) {
   const DeviceState& found = state(device);
-  if (current_device != device.index) {
-    CAMO_CUDA(cudaSetDevice(device.index));
-    current_device = device.index;
-  }
+  make_current(device);
   return found.compute;
 }
 
@@ -124,7 +138,12 @@ void synchronize(Device device) {
   check_index_fault(device);
 }
 
-const DeviceInfo& device_info(Device device) { return state(device).info; }
+/// Of all devices at once, without setting up any: GPUs that others keep busy must not matter.
+const DeviceInfo& device_info(Device device) {
+  static const auto* infos = new std::vector<DeviceInfo>(read_device_infos());
+  check_exists(device);
+  return (*infos)[static_cast<size_t>(device.index)];
+}
 
 Event::Event(bool with_time) {
   CAMO_CUDA(cudaEventCreateWithFlags(&event_, with_time ? cudaEventDefault : cudaEventDisableTiming));

@@ -41,12 +41,12 @@ InferenceRunner::~InferenceRunner() = default;
 
 InferenceRunner::Entry& InferenceRunner::entry_of(const Tensor& x) {
   const auto matches = [&](const Entry& entry) {
-    return entry.shape == x.shape() && entry.autocast == autocast_dtype();
+    return entry.shape == x.shape() && entry.dtype == x.dtype() && entry.autocast == autocast_dtype();
   };
   const auto found = std::find_if(entries_.begin(), entries_.end(), matches);
   if (found == entries_.end()) {
     if (entries_.size() == kMaxEntries) entries_.pop_back();
-    entries_.insert(entries_.begin(), Entry{x.shape(), autocast_dtype(), 0, nullptr});
+    entries_.insert(entries_.begin(), Entry{x.shape(), x.dtype(), autocast_dtype(), 0, nullptr});
   } else {
     std::rotate(entries_.begin(), found, found + 1);
   }

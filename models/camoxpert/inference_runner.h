@@ -42,7 +42,7 @@ class InferenceRunner {
   /// Recordings of one shape and precision.
   struct Entry {
     Shape shape;
-    DType autocast = f32;
+    DType dtype = f32, autocast = f32;
     int calls = 0;
     std::unique_ptr<ForwardGraphs> graphs;
   };

@@ -168,7 +168,6 @@ void AdamW::step_cuda([[maybe_unused]] const Tensor& guard) {
   std::vector<AdamWItem<float>> single;
   std::vector<AdamWItem<double>> precise;
   Tensors gradients;  // alive until the launch
-  Device device;
   const auto add = [&]<class T>(std::vector<AdamWItem<T>>& items, const Tensor& parameter, const Tensor& gradient,
                                 const State& state, double lr) {
     items.push_back({{parameter.raw_data(), gradient.raw_data(), state.exp_avg.raw_data(), state.exp_avg_sq.raw_data()},
@@ -180,9 +179,6 @@ void AdamW::step_cuda([[maybe_unused]] const Tensor& guard) {
     for (size_t i = 0; i < states_[g].size(); ++i) {
       const Tensor& parameter = groups_[g].parameters[i].tensor;
       if (!parameter.is_cuda() || !parameter.grad().defined()) continue;
-      CAMO_CHECK(gradients.empty() || parameter.device() == device, "AdamW: parameters must lie on one GPU; got ",
-                 parameter.device(), " and ", device);
-      device = parameter.device();
       gradients.push_back(dense_gradient(parameter));
       const State& state = advance(g, i);
       if (parameter.dtype() == f32) add(single, parameter, gradients.back(), state, lr);
@@ -191,8 +187,7 @@ void AdamW::step_cuda([[maybe_unused]] const Tensor& guard) {
     }
   }
   if (gradients.empty()) return;
-  CAMO_CHECK(!guard.defined() || guard.device() == device, "AdamW: the guard must be on ", device, "; got ",
-             guard.device());
+  const Device device = gradients.front().device();
   const double* const flag = guard.defined() ? guard.data<double>() : nullptr;
   cuda::for_each_chunk(device, single, "adamw", AdamWChunk<float>{flag});
   cuda::for_each_chunk(device, precise, "adamw", AdamWChunk<double>{flag});
@@ -204,8 +199,25 @@ void AdamW::step(const Tensor& guard) {
              "AdamW: the guard must be one f64 element; got ", guard.dtype(), " ", guard.shape());
   check_states();
   bool any_cpu = false, any_cuda = false;
-  for (const ParameterGroup& group : groups_) {
-    for (const NamedTensor& parameter : group.parameters) (parameter.tensor.is_cuda() ? any_cuda : any_cpu) = true;
+  Device gpu;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    for (size_t i = 0; i < states_[g].size(); ++i) {
+      const auto& [name, tensor, layout, is_buffer] = groups_[g].parameters[i];
+      if (!tensor.grad().defined()) continue;
+      const Tensor& average = states_[g][i].exp_avg;
+      CAMO_CHECK(!average.defined() || (average.dtype() == tensor.dtype() && average.device() == tensor.device()),
+                 "AdamW: '", name, "' must be ", average.dtype(), " on ", average.device(),
+                 " as in its first step; got ", tensor.dtype(), " on ", tensor.device());
+      if (!tensor.is_cuda()) {
+        any_cpu = true;
+        continue;
+      }
+      if (!any_cuda) gpu = tensor.device();
+      any_cuda = true;
+      CAMO_CHECK(tensor.device() == gpu, "AdamW: parameters must lie on one GPU; got ", gpu, " and ", tensor.device());
+      CAMO_CHECK(!guard.defined() || guard.device() == gpu, "AdamW: the guard must be on ", gpu, "; got ",
+                 guard.device());
+    }
   }
   if (any_cpu) step_cpu(guard);
   if (any_cuda) step_cuda(guard);

@@ -109,6 +109,10 @@ void Ema::update(const Module& model, const Tensor& guard) {
              "ema: the guard must be one f64 element; got ", guard.dtype(), " ", guard.shape());
   const std::vector<NamedTensor> values = tracked(model);
   check_same(shadow_, values);
+  for (const NamedTensor& value : values) {
+    CAMO_CHECK(!guard.defined() || !is_floating(value.tensor.dtype()) || guard.device() == value.tensor.device(),
+               "ema: the guard must be on ", value.tensor.device(), ", as the model is; got ", guard.device());
+  }
   if (guard.defined() && !guard.is_cuda() && !std::isfinite(guard.item())) return;
   Tensors cuda_shadows, cuda_values;
   for (size_t i = 0; i < values.size(); ++i) {

@@ -132,16 +132,15 @@ struct GradientList {
 };
 #endif
 
-/// Gradients lie without gaps after this, so that they can be scaled in place.
-Tensors dense_gradients(const Tensors& parameters) {
+/// Without gaps, copied where need be.
+Tensors dense_gradients(const Tensors& parameters, const char* op) {
   Tensors gradients;
   for (const Tensor& parameter : parameters) {
-    if (!parameter.grad().defined()) continue;
-    if (!parameter.grad().is_contiguous()) parameter.set_grad(clone(parameter.grad()));
-    gradients.push_back(parameter.grad());
-    CAMO_CHECK(gradients.back().device() == gradients.front().device(),
-               "clip_gradients: gradients must lie on one device; got ", gradients.front().device(), " and ",
-               gradients.back().device());
+    const Tensor& gradient = parameter.grad();
+    if (!gradient.defined()) continue;
+    gradients.push_back(gradient.is_contiguous() ? gradient : clone(gradient));
+    CAMO_CHECK(gradient.device() == gradients.front().device(), op, ": gradients must lie on one device; got ",
+               gradients.front().device(), " and ", gradient.device());
   }
   return gradients;
 }
@@ -208,12 +207,7 @@ double clip_cpu(const Tensors& gradients, double max_norm, double unscale) {
 }  // namespace
 
 double gradient_norm(const Tensors& parameters) {
-  Tensors gradients;
-  for (const Tensor& parameter : parameters) {
-    if (parameter.grad().defined()) {
-      gradients.push_back(parameter.grad().is_contiguous() ? parameter.grad() : clone(parameter.grad()));
-    }
-  }
+  const Tensors gradients = dense_gradients(parameters, "gradient_norm");
   if (gradients.empty() || !gradients.front().is_cuda()) return norm_cpu(gradients);
   return clip_cuda(gradients, std::numeric_limits<double>::infinity(), 1).item();
 }
@@ -221,7 +215,10 @@ double gradient_norm(const Tensors& parameters) {
 Tensor clip_gradients(const Tensors& parameters, double max_norm, double unscale) {
   CAMO_CHECK(max_norm >= 0, "clip_gradient_norm: max_norm must not be negative; got ", max_norm);
   CAMO_CHECK(unscale > 0 && unscale <= 1, "clip_gradients: unscale must be in (0, 1]; got ", unscale);
-  const Tensors gradients = dense_gradients(parameters);
+  const Tensors gradients = dense_gradients(parameters, "clip_gradients");
+  for (size_t i = 0, at = 0; i < parameters.size(); ++i) {  // they are scaled in place
+    if (parameters[i].grad().defined()) parameters[i].set_grad(gradients[at++]);
+  }
   if (!gradients.empty() && gradients.front().is_cuda()) return clip_cuda(gradients, max_norm, unscale);
   return full({}, clip_cpu(gradients, max_norm, unscale), f64, cpu);
 }

@@ -45,6 +45,25 @@ void dispatch(const ConvProblem& p, DType dtype, int64_t width, Fn&& fn) {
   else by_kernel.template operator()<float>();
 }
 
+/// Bytes of shared memory of a block.
+template <class S>
+constexpr int64_t kMapBytes = S::kTaps* kTileChannels * sizeof(float) + S::kInElements * sizeof(typename S::T);
+template <class S>
+constexpr int64_t kWeightBytes = std::max<int64_t>((S::kInElements + S::kOutElements) * sizeof(typename S::T),
+                                                   S::kGroups*(S::kTaps + 1) * kTileChannels * sizeof(float));
+
+/// Whether a block of the device has as much as the kernels of all passes take: in f32, that of a weight of 7 x 7 or
+/// 9 x 9 takes more than there is but on GPUs for data centres.
+bool fits_shared_memory(const ConvProblem& p, DType dtype, Device device) {
+  use(device);
+  int most = 0;
+  CAMO_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device.index));
+  bool fits = true;
+  dispatch<DepthwiseMapTile>(p, dtype, std::max(p.w, p.ow), [&]<class S>() { fits = fits && kMapBytes<S> <= most; });
+  dispatch<DepthwiseWeightTile>(p, dtype, p.ow, [&]<class S>() { fits = fits && kWeightBytes<S> <= most; });
+  return fits;
+}
+
 unsigned channel_tiles(const ConvProblem& p) {
   return static_cast<unsigned>((p.c + kTileChannels - 1) / kTileChannels);
 }
@@ -54,11 +73,10 @@ void convolve(const ConvProblem& p, const Tensor& in, const Tensor& weight, cons
   dispatch<DepthwiseMapTile>(p, in.dtype(), out.size(2), [&]<class S>() {
     using T = typename S::T;
     const DepthwiseTiles s = sizes<S>(p, turned);
-    constexpr int64_t kBytes = S::kTaps * kTileChannels * sizeof(float) + S::kInElements * sizeof(T);
     cudaStream_t stream = use(in.device());
     const auto kernel = adds ? depthwise_tile_kernel<S, true> : depthwise_tile_kernel<S, false>;
-    allow_shared_memory(kernel, kBytes);
-    kernel<<<dim3(static_cast<unsigned>(s.tiles), channel_tiles(p)), S::kThreads, kBytes, stream>>>(
+    allow_shared_memory(kernel, kMapBytes<S>);
+    kernel<<<dim3(static_cast<unsigned>(s.tiles), channel_tiles(p)), S::kThreads, kMapBytes<S>, stream>>>(
         s, turned, in.data<T>(), weight.data<T>(), bias.defined() ? bias.data<T>() : nullptr, out.data<T>());
     CAMO_LAUNCHED("conv2d_depthwise_tile");
   });
@@ -84,7 +102,7 @@ bool has_depthwise_tiles(const ConvProblem& p, const Tensor& in, const Tensor& o
   const DType dtype = in.dtype();
   if (p.inputs_per_group() != 1 || (dtype != f32 && dtype != f16 && dtype != bf16)) return false;
   return p.c * size_in_bytes(dtype) % 16 == 0 && is_aligned(in.raw_data(), 16) && is_aligned(out.raw_data(), 16) &&
-         usable_capability(in.device()) >= 80;
+         usable_capability(in.device()) >= 80 && fits_shared_memory(p, dtype, in.device());
 }
 
 void depthwise_tile_forward(const ConvProblem& p, const Tensor& x, const Tensor& weight, const Tensor& bias,
@@ -106,13 +124,11 @@ void depthwise_tile_backward_weight(const ConvProblem& p, const Tensor& x, const
         std::max(1, device_info(x.device()).multiprocessors * 24 / S::kGroups / static_cast<int>(channel_tiles(p)));
     const int tiles_per_block = (s.tiles + most - 1) / most;
     const int64_t blocks = (s.tiles + tiles_per_block - 1) / tiles_per_block, columns = (S::kTaps + 1) * p.c;
-    constexpr int64_t kBytes = std::max<int64_t>((S::kInElements + S::kOutElements) * sizeof(T),
-                                                 S::kGroups * (S::kTaps + 1) * kTileChannels * sizeof(float));
     const Tensor partials = empty({blocks, columns}, f32, x.device());
     cudaStream_t stream = use(x.device());
     const auto kernel = depthwise_tile_weight_kernel<S>;
-    allow_shared_memory(kernel, kBytes);
-    kernel<<<dim3(static_cast<unsigned>(blocks), channel_tiles(p)), S::kThreads, kBytes, stream>>>(
+    allow_shared_memory(kernel, kWeightBytes<S>);
+    kernel<<<dim3(static_cast<unsigned>(blocks), channel_tiles(p)), S::kThreads, kWeightBytes<S>, stream>>>(
         s, tiles_per_block, x.data<T>(), dy.data<T>(), partials.data<float>());
     CAMO_LAUNCHED("conv2d_depthwise_tile_weight");
     detail::column_finish(x.device(), 1, blocks, columns, "conv2d_depthwise_tile_weight_sum",

@@ -74,7 +74,8 @@ struct BatchStatistics {
     double center, squares;
     if constexpr (kSums) {
       center = total.first / count;
-      squares = ::fmax(0.0, total.second - total.first * center);
+      squares = total.second - total.first * center;
+      if (squares < 0) squares = 0;  // fmax() would also take away a NaN
     } else {
       center = total.mean;
       squares = total.squares;

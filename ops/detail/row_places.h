@@ -134,7 +134,7 @@ void sum_rows_cuda(const Tensor& y, const Tensors& parts, const std::vector<RowP
   const int64_t slots = static_cast<int64_t>(places.size()) / images;
   CAMO_CHECK(slots <= RowTable<const T*>::kCapacity, "combine_rows: at most ", RowTable<const T*>::kCapacity,
              " slots an image on CUDA; got ", slots);
-  const int64_t images_at_once = slots == 0 ? images : RowTable<const T*>::kCapacity / slots;
+  const int64_t images_at_once = RowTable<const T*>::kCapacity / std::max<int64_t>(1, slots);
   cudaStream_t stream = cuda::use(y.device());
   for (int64_t b = 0; b < images; b += images_at_once) {
     const int64_t count = std::min(images_at_once, images - b);

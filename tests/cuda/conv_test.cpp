@@ -7,6 +7,7 @@
 #include "ops/shape_ops.h"
 #include "tests/cuda/cuda_cases.h"
 #ifdef CAMO_WITH_CUDA
+#include "core/cuda/runtime.h"
 #include "ops/cuda/cudnn_conv.h"
 #endif
 
@@ -241,6 +242,39 @@ TEST_F(CudaConv, CudnnHasEnginesForDenseProblems) {
       EXPECT_TRUE(cuda::cudnn_conv(cuda::ConvPass::forward, p, x, weight, {}, y)) << cuda::cudnn_refusal();
       EXPECT_TRUE(cuda::cudnn_conv(cuda::ConvPass::backward_data, p, x, weight, {}, y)) << cuda::cudnn_refusal();
       EXPECT_TRUE(cuda::cudnn_conv(cuda::ConvPass::backward_weight, p, x, weight, {}, y)) << cuda::cudnn_refusal();
+    }
+  }
+}
+#endif
+
+#ifdef CAMO_WITH_CUDA
+/// Maps of 2^32 elements, whose sizes multiplied are 2^64; rows beyond 2^31 are those of a small map.
+TEST_F(CudaConv, MapsOfMoreThan2To31Elements) {
+  constexpr int64_t kSide = 8192, kChannels = 64, kSlab = 1024;
+  if (cuda::device_info(kGpu).total_bytes < int64_t{60} << 30) GTEST_SKIP() << "needs 60 GiB";
+  const NoGrad no_grad;
+  const Tensor weight = uniform({kChannels, 3, 3, kChannels}, bf16, -0.05, 0.05);
+  const Tensor x = empty({1, kSide, kSide, kChannels}, bf16);
+  for (int64_t row = 0; row < kSide; row += kSlab) {
+    const Tensor line = uniform({1, 1, kSide, kChannels}, bf16);
+    copy_into(slice(x, 1, row, row + kSlab), expand(line, {1, kSlab, kSide, kChannels}));
+  }
+  const Tensor y = conv2d(x, weight, {}, {.padding = {1, 1}});
+  for (const int64_t row : {int64_t{0}, 3 * kSlab, 4 * kSlab, 7 * kSlab, kSide - 8}) {
+    const int64_t first = std::max<int64_t>(0, row - 8), last = std::min(kSide, row + 8), skip = first == 0 ? 0 : 1;
+    const Tensor part = conv2d(contiguous(slice(x, 1, first, last)), weight, {}, {.padding = {1, 1}});
+    const Tensor got = slice(y, 1, first + skip, last - 1), wanted = slice(part, 1, skip, last - first - 1);
+    EXPECT_TRUE(all_close(contiguous(got), contiguous(wanted), 0x1p-7)) << "row " << row;
+  }
+}
+
+/// The kernels by tiles take more shared memory in f32 than every GPU has.
+TEST_F(CudaConv, DepthwiseF32OfEverySize) {
+  for (const int64_t side : {3, 5, 7, 9}) {
+    for (const int64_t width : {12, 30}) {
+      const Conv2dOptions options{.padding = {side / 2, side / 2}, .groups = 8};
+      expect_gpu_agrees([=](const Tensors& in) { return conv2d(in[0], in[1], in[2], options); },
+                        {uniform({2, 9, width, 8}), uniform({8, side, side, 1}), uniform({8})}, f32, 1e-5);
     }
   }
 }

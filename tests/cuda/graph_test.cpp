@@ -81,6 +81,30 @@ TEST_F(CudaGraph, WhatLivedAtTheRecordingKeepsItsMemory) {
   EXPECT_EQ(memory_stats(kGpu).live_bytes, live + 4 * (1 << 18));
 }
 
+TEST_F(CudaGraph, WhatAnEndedRecordingHeldIsFreeForTheNext) {
+  const NoGrad no_grad;
+  MemoryPool pool(kGpu);
+  Tensor passing = full({1 << 18}, 3, f32);
+  const Tensor x = ones({1 << 10}, f32);
+  Tensor y;
+  const auto work = [&] {
+    const MemoryPool::Scope scope(pool);
+    y = square(x);
+  };
+  { const cuda::Graph graph(kGpu, work); }
+  const cuda::Graph next(kGpu, work, passing.raw_data());
+  const int64_t live = memory_stats(kGpu).live_bytes;
+  passing = {};
+  EXPECT_EQ(memory_stats(kGpu).live_bytes, live - 4 * (1 << 18));
+}
+
+TEST_F(CudaGraph, RunningOutOfMemoryIsSaidAsEver) {
+  const int64_t wanted = 2 * cuda::device_info(kGpu).total_bytes;
+  EXPECT_ERROR(cuda::Graph(kGpu, [&] { empty({wanted}, u8); }),
+               "memory: cuda:0 has no " + std::to_string(wanted) + " bytes left; live ");
+  EXPECT_EQ(sum(ones({4}, f32)).item(), 4);  // the stream works as before
+}
+
 TEST_F(CudaGraph, WaitsAndCopiesToTheHostAreRefusedByName) {
   const NoGrad no_grad;
   const Tensor x = uniform({4}, f32);

@@ -1,3 +1,7 @@
+#include <cmath>
+#include <limits>
+
+#include "ops/elementwise.h"
 #include "ops/normalization.h"
 #include "tests/ops/fixture.h"
 
@@ -38,6 +42,22 @@ TEST(BatchNorm, RunningStatisticsByHand) {
   EXPECT_DOUBLE_EQ(variance.item(), 1.5);  // (1 + 2) / 2: the unbiased variance is 2
   EXPECT_TRUE(all_close(batch_norm(x, one, zero, mean, variance, {.eps = 0.75}),
                         from_vector<double>({0, 2 / 1.5}, {2, 1}), 1e-14));
+}
+
+TEST(BatchNorm, NumbersThatAreNotFiniteReachTheStatistics) {
+  for (const DType dtype : {f64, f32, f16, bf16}) {
+    for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+      const Tensor x = to(from_vector<double>({1, 2, bad, 3, 4, 5}, {3, 2}), dtype);
+      const Tensor mean = zeros({2}, dtype), variance = ones({2}, dtype);
+      const Tensor y = batch_norm(x, ones({2}, dtype), zeros({2}, dtype), mean, variance, {.training = true});
+      const auto values = y.to_vector<double>(), means = mean.to_vector<double>(),
+                 variances = variance.to_vector<double>();
+      EXPECT_FALSE(std::isfinite(means[0])) << name(dtype) << " " << bad;
+      EXPECT_TRUE(std::isnan(variances[0])) << name(dtype) << " " << bad;
+      for (size_t i = 0; i < 6; ++i) EXPECT_EQ(std::isnan(values[i]), i % 2 == 0) << name(dtype) << " " << bad;
+      EXPECT_TRUE(std::isfinite(means[1]) && std::isfinite(variances[1])) << name(dtype);
+    }
+  }
 }
 
 TEST(BatchNorm, RecomputationLeavesTheStatisticsAlone) {

@@ -100,9 +100,27 @@ TEST(CombineChosen, ChecksItsArguments) {
                "weights of the parts' dtype; got i64, i64 and");
   EXPECT_ERROR(combine_chosen({part}, none, none, uniform({1, 2, 2}).detach()), "must be [images, slots]");
   EXPECT_ERROR(combine_chosen({part.detach().set_requires_grad(true)}, none, none, weights), "has no gradient");
-  if (part.is_cuda()) return;  // there, a later call throws
-  EXPECT_ERROR(combine_chosen({part}, at(1), none, weights), "indices must lie within the 1 parts; got 1");
-  EXPECT_ERROR(combine_chosen({part}, none, at(-1), weights), "rows must lie within the 2 rows of a part; got -1");
+  EXPECT_ERROR(combine_chosen({zeros({0, 3}, f64)}, none, none, weights),
+               "rows must lie within the 0 rows of a part; got 2 of them");
+  // On a GPU a bad index is found when the host waits for the kernel: reading the result does.
+  const bool late = part.is_cuda();
+  EXPECT_ERROR(combine_chosen({part}, at(1), none, weights).to_vector<double>(),
+               late ? "combine_chosen: indices must lie within the extent 1; got 1"
+                    : "combine_chosen: indices must lie within the 1 parts; got 1");
+  EXPECT_ERROR(combine_chosen({part}, none, at(-1), weights).to_vector<double>(),
+               late ? "combine_chosen: indices must lie within the extent 2; got -1"
+                    : "combine_chosen: rows must lie within the 2 rows of a part; got -1");
+  EXPECT_EQ((part + 1).to_vector<double>().size(), 6u);  // the device still works
+}
+
+TEST(CombineChosen, TakesMoreImagesThanALaunch) {
+  const int64_t images = 70001;
+  const Tensor part = uniform({3, 5}), weights = uniform({images, 1}), zero = zeros({images, 1}, i64);
+  std::vector<int64_t> chosen;
+  for (int64_t b = 0; b < images; ++b) chosen.push_back(b * b % 3);
+  const Tensor rows = from_vector(chosen, {images, 1});
+  const Tensor wanted = index_select(part, 0, reshape(rows, {images})) * weights;
+  EXPECT_TRUE(all_close(combine_chosen({part}, zero, rows, weights), wanted, 1e-15));
 }
 
 }  // namespace

@@ -125,6 +125,16 @@ TEST(Indexing, IndicesOutOfRangeAndDtypesAreNamed) {
         return index_add(x, 0, index_of({5}), zeros({1, 3}));
       },
       "index_add: indices must lie within the extent 2; got 5");
+  // Nothing to index: known without the values of the index.
+  const Tensor nothing = zeros({0, 1 << 20});
+  EXPECT_ERROR(gather(nothing, 0, zeros({1, 1}, i64)), "gather: indices must lie within the extent 0; got an index [1");
+  EXPECT_ERROR(index_select(nothing, 0, index_of({0})),
+               "index_select: indices must lie within the extent 0; got an index [1]");
+  EXPECT_ERROR(index_add(nothing, 0, index_of({0}), zeros({1, 1 << 20})),
+               "index_add: indices must lie within the extent 0; got an index [1]");
+  EXPECT_ERROR(scatter_add(zeros({1}), 0, index_of({0}), 0),
+               "scatter_add: indices must lie within the extent 0; got an index [1]");
+  EXPECT_EQ(index_select(nothing, 0, index_of({})).shape(), Shape({0, 1 << 20}));
   EXPECT_ERROR(scatter_add(zeros({1}, boolean), 0, index_of({0}), 2), default_device().is_cuda()
                                                                           ? "scatter_add: computes in floating dtypes"
                                                                           : "scatter_add: computes in f32, f64 or i64");

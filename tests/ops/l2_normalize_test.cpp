@@ -1,3 +1,6 @@
+#include <cmath>
+
+#include "ops/elementwise.h"
 #include "ops/normalization.h"
 #include "tests/ops/fixture.h"
 
@@ -23,6 +26,22 @@ TEST(L2Normalize, F32StridesAndThreads) {
     expect_f32_agrees(along(axis), {uniform({5, 40, 300})}, 1e-6);
     expect_strided_agrees(along(axis), {uniform({3, 5, 4})});
     expect_threads_agree(along(axis), {uniform({30, 50, 40}, f32)});
+  }
+}
+
+TEST(L2Normalize, NaNTakesWhatItIsNormalizedWith) {
+  for (const DType dtype : {f64, f32, f16, bf16}) {
+    for (const int axis : {0, 1}) {
+      const Tensor x = to(from_vector<double>({1, NAN, 2, 3}, {2, 2}), dtype).set_requires_grad(true);
+      const Tensor y = l2_normalize(x, axis);
+      backward(y, ones({2, 2}, dtype));
+      const auto values = y.to_vector<double>(), gradients = x.grad().to_vector<double>();
+      for (size_t i = 0; i < 4; ++i) {
+        const bool with_nan = axis == 1 ? i < 2 : i % 2 == 1;
+        EXPECT_EQ(std::isnan(values[i]), with_nan) << name(dtype) << ", axis " << axis << ", element " << i;
+        EXPECT_EQ(std::isnan(gradients[i]), with_nan) << name(dtype) << ", axis " << axis << ", gradient " << i;
+      }
+    }
   }
 }
 
