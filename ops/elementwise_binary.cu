@@ -66,12 +66,13 @@ struct Smaller {
     return p < q || p != p ? p : q;
   }
 };
-// The first operand's share of the gradient of an extremum.
+// The first operand's share of the gradient of an extremum; NaN was chosen, the first one of two.
 struct ShareOfFirst {
   static constexpr bool kHasIntegers = false;
   bool larger;
   template <class T>
   CAMO_HOST_DEVICE T operator()(T p, T q) const {
+    if (p != p || q != q) return p != p ? T(1) : T(0);
     return p == q ? T(0.5) : (p > q) == larger ? T(1) : T(0);
   }
 };

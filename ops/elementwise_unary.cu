@@ -41,7 +41,7 @@ struct TimesDerivative {
   }
   template <class T>
   __device__ T operator()(T dy, T saved) const {
-    return dy * f.derivative(saved);
+    return times_derivative(f, dy, saved);
   }
 };
 #endif

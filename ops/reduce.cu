@@ -206,7 +206,7 @@ struct IsEqual {
 struct OverLength {
   template <class T>
   __device__ T operator()(T d, T length) const {
-    return length > T(0) ? d / length : T(0);
+    return length == T(0) ? T(0) : d / length;
   }
 };
 #endif
@@ -238,8 +238,9 @@ struct ExtremumOverAxesNode final : Node {
     const Tensor is_extreme = empty_like(*x);
     if (x->is_cuda()) mark_equal_cuda(is_extreme, *x, with_kept_axes(*y, kept));
     else copy_into(is_extreme, equal(*x, with_kept_axes(*y, kept)));
-    const Tensor wide_dy = detail::needs_f32(dy[0]) ? to(dy[0], f32) : dy[0];  // f16 counts to 65504, bf16 to 256
-    const Tensor count = sum_to(detail::needs_f32(is_extreme) ? to(is_extreme, f32) : is_extreme, kept);
+    const bool is_16_bit = size_in_bytes(x->dtype()) == 2;  // f16 counts to 65504, bf16 to 256
+    const Tensor wide_dy = is_16_bit ? to(dy[0], f32) : dy[0];
+    const Tensor count = sum_to(is_16_bit ? to(is_extreme, f32) : is_extreme, kept);
     const Tensor share = to(div(with_kept_axes(wide_dy, kept), count), dy[0].dtype());
     return {mul(is_extreme, share)};
   }

@@ -31,7 +31,7 @@ struct Abs {
   static constexpr bool kHasIntegers = true;
   template <class T>
   CAMO_HOST_DEVICE T value(T x) const {
-    return x < T(0) ? -x : x;
+    return x <= T(0) ? T(0) - x : x;  // +0 for -0
   }
   template <class T>
   CAMO_HOST_DEVICE T derivative(T x) const {
