@@ -1,7 +1,7 @@
+// backward(): one walk over what core/node.cpp recorded.
 #include "core/autograd.h"
 
 #include <algorithm>
-#include <atomic>
 #include <map>
 #include <mutex>
 #include <queue>
@@ -10,15 +10,9 @@
 #include "core/additions.h"
 #include "core/op_observer.h"
 #include "core/open_sums.h"
-#include "core/saved_tensors.h"
 
 namespace camo {
-
 namespace {
-
-thread_local bool recording = true;
-thread_local SavedTensors* saved_list = nullptr;
-std::atomic<uint64_t> next_sequence{1};
 
 /// Hooks of all leaves, by handle (in order of registration).
 struct HookTable {
@@ -37,6 +31,23 @@ HookTable& hook_table() {
 
 /// True when nobody else can see g's memory, so that it may be changed or kept.
 bool sole_owner(const Tensor& g) { return g.impl_ptr().use_count() == 1 && g.storage().use_count() == 1; }
+
+/// The life of a node's backward, for observers and profilers.
+class BackwardScope {
+ public:
+  explicit BackwardScope(const Node& node) : node_(node), scope_(node.name().c_str()) {
+    if (OpObserver* observer = op_observer()) observer->backward_begins(node_);
+  }
+  ~BackwardScope() {
+    if (OpObserver* observer = op_observer()) observer->backward_ended(node_);
+  }
+  BackwardScope(const BackwardScope&) = delete;
+  BackwardScope& operator=(const BackwardScope&) = delete;
+
+ private:
+  const Node& node_;
+  OpScope scope_;
+};
 
 /// Laid out and aligned as a new tensor.
 bool fills_from_start(const Tensor& g) { return g.is_contiguous() && g.offset() == 0; }
@@ -59,112 +70,6 @@ struct RunningSum {
     return std::exchange(value, {});
   }
 };
-
-}  // namespace
-
-// --- saved tensors and nodes ---
-
-Saved::Saved(Node* node, const char* name) : node_(node), name_(name) { node->saved_.push_back(this); }
-
-Saved& Saved::operator=(const Tensor& x) {
-  freed_ = false;
-  tensor_ = x.defined() ? x.detach() : Tensor();  // detached: an output saved by its own node must not own that node
-  version_ = x.defined() ? x.version() : 0;
-  if (saved_list != nullptr && x.defined()) saved_list->fields_.push_back({this, name_});
-  return *this;
-}
-
-const Tensor& Saved::get() const {
-  CAMO_CHECK(!freed_, "backward: '", name_, "' saved by ", node_->name(),
-             " was freed by an earlier backward; pass retain_graph to run it twice");
-  CAMO_CHECK(!tensor_.defined() || tensor_.version() == version_, "backward: '", name_, "' saved by ", node_->name(),
-             " was changed in place after the forward; got version ", tensor_.defined() ? tensor_.version() : 0,
-             ", expected ", version_, "; change a copy instead");
-  return tensor_;
-}
-
-SavedTensors::SavedTensors() : before_(saved_list) { saved_list = this; }
-SavedTensors::~SavedTensors() { saved_list = before_; }
-
-Node::Node(const char* name) : name_(name), sequence_(next_sequence.fetch_add(1)) {}
-
-Node::~Node() {
-  // A graph is as deep as the network: producers are destroyed in a loop, not by recursion.
-  thread_local std::vector<std::shared_ptr<Node>>* pending = nullptr;
-  if (pending != nullptr) {
-    for (Edge& edge : edges_) {
-      if (edge.node) pending->push_back(std::move(edge.node));
-    }
-    return;
-  }
-  std::vector<std::shared_ptr<Node>> list;
-  pending = &list;
-  for (Edge& edge : edges_) {
-    if (edge.node) list.push_back(std::move(edge.node));
-  }
-  while (!list.empty()) {
-    const std::shared_ptr<Node> node = std::move(list.back());
-    list.pop_back();
-  }
-  pending = nullptr;
-}
-
-bool Node::needs(int i) const {
-  const Edge& edge = edges_[static_cast<size_t>(i)];
-  return edge.node != nullptr || edge.leaf.defined();
-}
-
-void Node::free_saved() {
-  for (Saved* saved : saved_) {
-    saved->tensor_ = Tensor();
-    saved->freed_ = true;
-  }
-}
-
-bool grad_enabled() { return recording; }
-NoGrad::NoGrad() : previous_(recording) { recording = false; }
-NoGrad::~NoGrad() { recording = previous_; }
-EnableGrad::EnableGrad() : previous_(recording) { recording = true; }
-EnableGrad::~EnableGrad() { recording = previous_; }
-
-bool grad_wanted(std::span<const Tensor> inputs) {
-  return recording &&
-         std::any_of(inputs.begin(), inputs.end(), [](const Tensor& x) { return x.defined() && x.requires_grad(); });
-}
-
-void require_no_gradient(const char* op, std::initializer_list<Tensor> inputs) {
-  CAMO_CHECK(!grad_wanted(inputs), op, ": has no gradient, but an input requires one; detach() it or use NoGrad");
-}
-
-void connect(const std::shared_ptr<Node>& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs) {
-  node->edges_.reserve(inputs.size());
-  for (const Tensor& input : inputs) {
-    Edge edge;
-    if (input.defined() && input.requires_grad()) {
-      if (input.grad_node()) {
-        edge.node = input.grad_node();
-        edge.output_index = input.impl()->output_index;
-      } else {
-        edge.leaf = input;
-      }
-    }
-    node->edges_.push_back(std::move(edge));
-  }
-  node->output_count_ = static_cast<int>(outputs.size());
-  for (int i = 0; i < node->output_count_; ++i) {
-    TensorImpl* impl = outputs[static_cast<size_t>(i)].impl();
-    CAMO_ASSERT(impl->grad_node == nullptr);
-    if (!is_floating(impl->dtype)) continue;  // indices and masks carry no gradient
-    impl->requires_grad = true;
-    impl->grad_node = node;
-    impl->output_index = i;
-  }
-  if (OpObserver* observer = op_observer()) observer->recorded(*node, outputs, inputs);
-}
-
-// --- backward ---
-
-namespace {
 
 /// One walk over the graph below some outputs.
 class BackwardPass {
@@ -256,14 +161,32 @@ class BackwardPass {
       Tensors left = sums;
       {
         const OpenSums open(*node, left);
-        gradients = node->backward(dy);
+        try {
+          gradients = node->backward(dy);
+        } catch (const Error& error) {
+          throw error.with_context("in the backward of " + node->name());
+        }
       }
-      CAMO_ASSERT(gradients.size() == node->edges().size());
+      check_gradients(*node, gradients);
       take_back_sums(*node, sums, left, gradients);
       if (OpObserver* observer = op_observer()) observer->differentiated(*node, gradients);
     }
     if (!options_.retain_graph) node->free_saved();
     return gradients;
+  }
+
+  static void check_gradients(const Node& node, const Tensors& gradients) {
+    const std::vector<Edge>& edges = node.edges();
+    CAMO_CHECK(gradients.size() == edges.size(), "backward: ", node.name(),
+               " must return one gradient for each input that record() got, ", edges.size(), " in all; got ",
+               gradients.size());
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const Tensor& gradient = gradients[i];
+      if (!gradient.defined() || !node.needs(static_cast<int>(i))) continue;
+      CAMO_CHECK(gradient.shape() == edges[i].shape && gradient.dtype() == edges[i].dtype, "backward: ", node.name(),
+                 " must return a gradient with the shape and dtype of input ", i, ", ", edges[i].dtype, " ",
+                 edges[i].shape, "; got ", gradient.dtype(), " ", gradient.shape());
+    }
   }
 
   /// The sums of the gradients of the node's inputs: of a tensor that is several of its inputs, for the first of them.
@@ -300,7 +223,9 @@ class BackwardPass {
 
   void add_to_leaf(const Tensor& leaf, Tensor g) {
     if (g.defined() && !g.same_as(leaf.grad())) {
-      CAMO_ASSERT(g.shape() == leaf.shape() && g.dtype() == leaf.dtype());
+      CAMO_CHECK(g.shape() == leaf.shape() && g.dtype() == leaf.dtype(), "backward: a leaf that was ", g.dtype(), " ",
+                 g.shape(), " in the forward is ", leaf.dtype(), " ", leaf.shape(),
+                 " now; convert modules before the forward or after the backward");
       if (leaf.grad().defined()) {
         leaf_additions_.add(leaf.grad(), std::move(g));
       } else {

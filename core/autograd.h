@@ -19,6 +19,7 @@
 // gradients are not supported: a backward runs outside of any graph.
 #pragma once
 
+#include <concepts>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -60,6 +61,8 @@ struct Edge {
   std::shared_ptr<Node> node;  // null for leaves
   int output_index = 0;        // which output of `node`
   Tensor leaf;                 // undefined unless the input is a leaf that wants a gradient
+  Shape shape = {};            // of the input, and so of its gradient
+  DType dtype = f32;
 };
 
 class Node : public std::enable_shared_from_this<Node> {
@@ -72,7 +75,7 @@ class Node : public std::enable_shared_from_this<Node> {
   /// Gradients of the inputs, in the order given to record(), from the gradients of the outputs.
   /// dy[i] is undefined when nothing depended on output i (nodes with one output always get it). An undefined result
   /// means no gradient; results of inputs with !needs(i) are ignored, so they need not be computed. A result has its
-  /// input's shape and dtype.
+  /// input's shape and dtype, else backward() throws. It may be dy[i] itself, which must not be changed in place.
   virtual Tensors backward(const Tensors& dy) = 0;
 
   const std::string& name() const { return name_; }
@@ -130,22 +133,27 @@ inline bool grad_wanted(std::initializer_list<Tensor> inputs) {
 /// Ties the outputs to `node` and the node to its inputs. record() is the way to call it.
 void connect(const std::shared_ptr<Node>& node, std::span<const Tensor> outputs, std::span<const Tensor> inputs);
 
-/// Makes `outputs` (new tensors) the results of a new node N on `inputs` (may be undefined) and returns it, so that
-/// the caller fills its fields; null when no gradient is wanted.
+/// A class of nodes, and what its constructor takes.
 template <class N, class... Args>
-N* record(std::span<const Tensor> outputs, std::span<const Tensor> inputs, Args&&... args) {
+concept NodeFrom = std::derived_from<N, Node> && std::constructible_from<N, Args...>;
+
+/// Makes `outputs` the results of a new node N(args...) on `inputs` (may be undefined) and returns it, so that the
+/// caller fills its fields; null when no gradient is wanted. Throws when an output is no new tensor: an input, say.
+template <class N, class... Args>
+requires NodeFrom<N, Args...> N* record(std::span<const Tensor> outputs, std::span<const Tensor> inputs,
+                                        Args&&... args) {
   if (!grad_wanted(inputs)) return nullptr;
   auto node = std::make_shared<N>(std::forward<Args>(args)...);
   connect(node, outputs, inputs);
   return node.get();
 }
 template <class N, class... Args>
-N* record(const Tensor& output, std::initializer_list<Tensor> inputs, Args&&... args) {
+requires NodeFrom<N, Args...> N* record(const Tensor& output, std::initializer_list<Tensor> inputs, Args&&... args) {
   return record<N>(std::span<const Tensor>(&output, 1), std::span<const Tensor>(inputs.begin(), inputs.size()),
                    std::forward<Args>(args)...);
 }
 template <class N, class... Args>
-N* record(const Tensor& output, const Tensors& inputs, Args&&... args) {
+requires NodeFrom<N, Args...> N* record(const Tensor& output, const Tensors& inputs, Args&&... args) {
   return record<N>(std::span<const Tensor>(&output, 1), std::span<const Tensor>(inputs), std::forward<Args>(args)...);
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/autograd.h"
 #include "core/half_arrays.h"
 #include "core/strided_loop.h"
 #include "core/tensor.h"
@@ -216,9 +217,17 @@ bool overlaps(const Tensor& target, const Tensor& x) {
   return begin < x_end && x_begin < end;
 }
 
+/// In-place changes are not recorded: those of recorded results would make their gradients wrong without a word.
+void check_changeable(const Tensor& target, const char* op) {
+  CAMO_CHECK(target.is_leaf() || !grad_enabled(), op,
+             ": is not recorded, so a computed tensor that wants a gradient, here ", target.dtype(), " ",
+             target.shape(), ", can't be changed; compute a new one, or change a detach()ed copy");
+}
+
 }  // namespace
 
 void copy_into(const Tensor& target, const Tensor& source) {
+  check_changeable(target, "copy");
   CAMO_CHECK(target.shape() == source.shape(), "copy: shapes must be equal; got ", target.shape(), " and ",
              source.shape());
   check_target(target, "copy");
@@ -236,6 +245,7 @@ void copy_into(const Tensor& target, const Tensor& source) {
 }
 
 void add_into(const Tensor& target, const Tensor& source) {
+  check_changeable(target, "add_into");
   const DType to = target.dtype(), from = source.dtype();
   const bool widens = to == f32 && (from == f16 || from == bf16);
   CAMO_CHECK(target.shape() == source.shape() && (to == from || widens) && target.device() == source.device(),
@@ -253,6 +263,7 @@ void add_into(const Tensor& target, const Tensor& source) {
 }
 
 void fill(const Tensor& target, double value) {
+  check_changeable(target, "fill");
   const bool fits = target.dtype() == i64  ? value >= -0x1p63 && value < 0x1p63
                     : target.dtype() == u8 ? value > -1 && value < 256
                                            : true;

@@ -30,14 +30,6 @@ OpScope::~OpScope() {
 #endif
 }
 
-BackwardScope::BackwardScope(const Node& node) : node_(node), scope_(node.name().c_str()) {
-  if (observer != nullptr) observer->backward_begins(node);
-}
-
-BackwardScope::~BackwardScope() {
-  if (observer != nullptr) observer->backward_ended(node_);
-}
-
 const char* op_scope() { return scope; }
 
 }  // namespace camo

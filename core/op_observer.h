@@ -37,18 +37,6 @@ class OpScope {
  private:
   const char* before_;
 };
-/// The life of a node's backward.
-class BackwardScope {
- public:
-  explicit BackwardScope(const Node& node);
-  ~BackwardScope();
-  BackwardScope(const BackwardScope&) = delete;
-  BackwardScope& operator=(const BackwardScope&) = delete;
-
- private:
-  const Node& node_;
-  OpScope scope_;
-};
 /// The name of the innermost scope; empty outside.
 const char* op_scope();
 

@@ -62,6 +62,9 @@ struct CheckpointNode final : Node {
       const Autocast precision(autocast);
       output = fn(again);
     }
+    CAMO_CHECK(output.shape() == dy[0].shape() && output.dtype() == dy[0].dtype(),
+               "checkpoint: fn must compute the same both times it runs; got ", dy[0].dtype(), " ", dy[0].shape(),
+               ", then ", output.dtype(), " ", output.shape());
     if (output.requires_grad()) camo::backward(output, dy[0]);
     Tensors gradients;
     for (const Tensor& input : again) gradients.push_back(input.defined() ? input.grad() : Tensor());

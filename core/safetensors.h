@@ -43,13 +43,8 @@ class SafeTensorsFile : public TensorFile {
   std::vector<uint64_t> begins_;  // of the data, in the file
 };
 
-/// Writes to a temporary file in the same folder, syncs, and renames: `path` is either the old or the whole new file.
-/// The same content gives the same bytes: tensors in the order given, metadata sorted by key. Data are aligned to 8
-/// bytes.
+/// Atomic (core/atomic_file.h). The same content gives the same bytes: tensors in the order given, metadata sorted by
+/// key. Data are aligned to 8 bytes.
 void write_safetensors(const std::filesystem::path& path, const SafeTensors& content);
-
-/// Writes `bytes` the same way: temporary file, fsync, rename, fsync of the folder. Errors name the path and the
-/// reason.
-void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 }  // namespace camo

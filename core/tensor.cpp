@@ -56,7 +56,7 @@ double Tensor::item() const {
   return dispatch_all(dtype(), [&]<class T>() { return convert<double>(*host.data<T>()); });
 }
 
-template <class T>
+template <HostElement T>
 std::vector<T> Tensor::to_vector() const {
   std::vector<T> values(static_cast<size_t>(numel()));
   const Tensor source = is_cuda() ? to_cpu(*this) : is_contiguous() ? *this : clone(*this);
@@ -133,7 +133,7 @@ Tensor full(const Shape& shape, double value, DType dtype, Device device) {
 Tensor empty_like(const Tensor& x) { return empty(x.shape(), x.dtype(), x.device()); }
 Tensor zeros_like(const Tensor& x) { return zeros(x.shape(), x.dtype(), x.device()); }
 
-template <class T>
+template <HostElement T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device) {
   CAMO_CHECK(static_cast<int64_t>(values.size()) == shape.numel(), "from_vector: shape ", shape, " has ", shape.numel(),
              " elements; got ", values.size(), " values");

@@ -4,6 +4,7 @@
 // lives in free functions in ops/. Feature maps are channels last: [N, H, W, C].
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -19,6 +20,11 @@ namespace camo {
 class Node;
 struct TensorImpl;
 
+/// What tensors exchange with vectors.
+template <class T>
+concept HostElement =
+    std::same_as<T, float> || std::same_as<T, double> || std::same_as<T, int64_t> || std::same_as<T, uint8_t>;
+
 class Tensor {
  public:
   /// Undefined: stands for "no tensor" (an absent bias, a gradient nobody computed).
@@ -26,7 +32,8 @@ class Tensor {
   explicit Tensor(std::shared_ptr<TensorImpl> impl) : impl_(std::move(impl)) {}
 
   bool defined() const { return impl_ != nullptr; }
-  explicit operator bool() const { return defined(); }
+  /// No condition: existence is defined(), a value is item().
+  explicit operator bool() const = delete;
 
   const Shape& shape() const;
   /// In elements; 0 on expanded axes.
@@ -42,7 +49,8 @@ class Tensor {
   /// Row-major without gaps. True for empty tensors.
   bool is_contiguous() const;
 
-  /// Pointer to the first element, on the tensor's device. Throws when T is not the element type.
+  /// Pointer to the first element, on the tensor's device; the others lie strides() apart. Throws when T is not the
+  /// element type. What is written through it is not counted: a saved tensor that changed goes unnoticed by backward().
   template <class T>
   T* data() const {
     check_dtype(dtype_of<T>);
@@ -51,8 +59,8 @@ class Tensor {
   void* raw_data() const;  // the same for any dtype
   /// The element of a tensor with one (throws for others) as a double; waits for the device where it lies on one.
   double item() const;
-  /// All elements in row-major order, converted to T: float, double, int64_t or uint8_t.
-  template <class T>
+  /// All elements in row-major order, converted to T.
+  template <HostElement T>
   std::vector<T> to_vector() const;
 
   // --- autograd ---
@@ -114,21 +122,22 @@ inline Tensor ones(const Shape& shape, DType dtype = f32, Device device = defaul
 /// Contiguous tensors of x's shape, dtype and device.
 Tensor empty_like(const Tensor& x);
 Tensor zeros_like(const Tensor& x);
-/// A tensor of T's dtype (T: float, double, int64_t, uint8_t) with these elements in row-major order, copied.
-template <class T>
+/// A tensor of T's dtype with these elements in row-major order, copied.
+template <HostElement T>
 Tensor from_vector(const std::vector<T>& values, const Shape& shape, Device device = default_device());
 
 /// A view of x's storage with this shape, these strides and this offset (in elements, from the storage's start).
 /// Bounds are not checked, autograd records nothing: the view operations in ops/shape_ops.h build on it.
 Tensor make_view(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset);
 
-// --- raw copies and in-place changes (never recorded; they count as a change of the destination) ---
+// --- raw copies and in-place changes (never recorded; they count as a change of the target) ---
+// What an operation computed can't be changed in place while it wants a gradient and recording is on: that throws.
 /// target[i] = source[i], converting the dtype, between any strides and devices; shapes must be equal.
 void copy_into(const Tensor& target, const Tensor& source);
 /// target[i] += source[i]; shape, dtype and device must be equal, but that f32 takes 16 bit.
 void add_into(const Tensor& target, const Tensor& source);
 void fill(const Tensor& target, double value);  // converted to the dtype
-/// A contiguous copy of x outside of any graph.
+/// A contiguous copy of x outside of any graph: no gradient comes back through it.
 Tensor clone(const Tensor& x);
 
 /// A few elements and the shape, for messages and debugging.

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "core/function_ref.h"
 #include "core/input_file.h"
-#include "core/parallel.h"
 #include "core/tensor.h"
 
 namespace camo {

@@ -5,8 +5,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
-#include "core/safetensors.h"
 #include "data/codecs.h"
 
 namespace camo {

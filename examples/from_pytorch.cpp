@@ -141,7 +141,7 @@ void training() {
   // [doc: training]
   Linear model({.in = 2, .out = 1});
   model.load_state_dict({{"weight", from_vector<float>({0.5, -0.5}, {1, 2})}, {"bias", zeros({1})}});
-  AdamW optimizer({{.parameters = model.named_parameters()}}, {.lr = 0.1, .weight_decay = 0.01});
+  AdamW optimizer(model, {.lr = 0.1, .weight_decay = 0.01});
   OneCycleSchedule schedule{.max_lr = 0.1, .total_steps = 10};
   Ema ema(model, 0.9);
   Tensor x = from_vector<float>({1, 2, 3, 4}, {2, 2}), target = from_vector<float>({1, 0}, {2, 1});
@@ -167,7 +167,7 @@ void precision_and_devices() {
   const Tensor x = ones({1, 2});
   // [doc: devices]
   Device device = parse_device("auto");  // "cpu", "cuda:1"; what is asked for and not there is an error
-  model.to(device, f32);
+  model.to(device);
   Tensor input = to(x, device);
   Tensor y;
   {

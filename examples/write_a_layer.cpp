@@ -154,7 +154,7 @@ void recompute_and_autocast() {
 void fit() {
   ChannelGate teacher(8), student(8);
   // [doc: fit]
-  camo::AdamW optimizer({{.parameters = student.named_parameters()}}, {.lr = 0.05, .weight_decay = 0});
+  camo::AdamW optimizer(student, {.lr = 0.05, .weight_decay = 0});
   double first = 0, last = 0;
   for (int step = 0; step < 200; ++step) {
     const Tensor x = camo::random_uniform({16, 6, 6, 8}, -1, 2);

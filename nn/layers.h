@@ -1,9 +1,10 @@
-// Layers with parameters. Maps are [N, H, W, C]. Parameters start as PyTorch's defaults.
+// Layers with parameters. Maps are [N, H, W, C]. Parameters start as PyTorch's defaults. Constructors throw on numbers
+// out of range, calls on shapes and dtypes as their operation does (ops/*.h).
 #pragma once
 
 #include <functional>
-#include <optional>
 #include <string>
+#include <type_traits>
 
 #include "nn/module.h"
 #include "ops/conv2d.h"
@@ -87,10 +88,10 @@ class Dropout : public Module {
   double p_;
 };
 
-/// A parameterless function as a module: keeps the numbering of Sequential equal to PyTorch's.
-class Function : public Module {
+/// A function without parameters as a module: keeps the numbering of Sequential equal to PyTorch's.
+class Lambda : public Module {
  public:
-  explicit Function(std::function<Tensor(const Tensor&)> fn) : fn_(std::move(fn)) {}
+  explicit Lambda(std::function<Tensor(const Tensor&)> fn) : fn_(std::move(fn)) {}
   Tensor operator()(const Tensor& x) const { return fn_(x); }
 
  private:
@@ -100,15 +101,15 @@ class Function : public Module {
 /// Modules called one after the other, named "0", "1", ... as PyTorch's nn.Sequential.
 class Sequential : public Module {
  public:
-  /// Appends a module made from these arguments.
+  /// Appends a module made from these arguments, that maps a tensor to a tensor.
   template <class M, class... Args>
-  Sequential& add(Args&&... args) {
+  requires ModuleFrom<M, Args...> && std::is_invocable_r_v<Tensor, M&, const Tensor&> Sequential& add(Args&&... args) {
     M& module = child<M>(std::to_string(steps_.size()), std::forward<Args>(args)...);
     steps_.push_back([&module](const Tensor& x) { return module(x); });
     return *this;
   }
   /// Appends a function; it takes a number but has no parameters.
-  Sequential& add(std::function<Tensor(const Tensor&)> fn) { return add<Function>(std::move(fn)); }
+  Sequential& add(std::function<Tensor(const Tensor&)> fn) { return add<Lambda>(std::move(fn)); }
   Tensor operator()(const Tensor& x) const {
     Tensor y = x;
     for (const auto& step : steps_) y = step(y);

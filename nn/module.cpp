@@ -49,6 +49,11 @@ class FirstTimes {
   std::unordered_set<const TensorImpl*> seen_;
 };
 
+std::string describe(const Tensor& x) {
+  if (!x.defined()) return "an undefined one";
+  return concat_text(x.dtype(), " ", x.shape(), x.is_leaf() ? "" : ", a result of " + x.grad_node()->name());
+}
+
 /// Replaces what the handles of this tensor see. Whole numbers stay as they are, on the CPU.
 void convert_in_place(const Tensor& x, Device device, DType dtype) {
   if (is_integer(x.dtype()) || (x.dtype() == dtype && x.device() == device)) return;
@@ -84,7 +89,7 @@ std::string StateMismatch::str() const {
 
 Tensor Module::param(const std::string& name, Tensor value, Layout layout) {
   CAMO_CHECK(value.defined() && is_floating(value.dtype()) && value.is_leaf(), "module: parameter '", name,
-             "' must be a floating tensor outside of any graph");
+             "' must be a floating tensor outside of any graph; got ", describe(value));
   Tensor registered = buffer(name, std::move(value), layout);
   registered.set_requires_grad(true);
   slots_.back().is_buffer = false;
@@ -227,6 +232,12 @@ void Module::to(Device device, DType dtype) {
   std::vector<NamedTensor> all;
   collect("", all);
   for (const NamedTensor& entry : all) convert_in_place(entry.tensor, device, dtype);
+}
+
+void Module::to(Device device) {
+  std::vector<NamedTensor> all;
+  collect("", all);
+  for (const NamedTensor& entry : all) convert_in_place(entry.tensor, device, entry.tensor.dtype());
 }
 
 void Module::to(DType dtype) {

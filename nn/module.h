@@ -14,6 +14,7 @@
 //   };
 #pragma once
 
+#include <concepts>
 #include <functional>
 #include <memory>
 #include <string>
@@ -58,6 +59,12 @@ struct StateMismatch {
   std::string str() const;
 };
 
+class Module;
+
+/// A class of modules, and what its constructor takes.
+template <class M, class... Args>
+concept ModuleFrom = std::derived_from<M, Module> && std::constructible_from<M, Args...>;
+
 /// Base of all layers and models. Neither copied nor moved: references to children stay valid. A layer is called
 /// through operator(), which is not virtual: each layer has the signature it needs.
 class Module {
@@ -96,22 +103,24 @@ class Module {
 
   /// Moves parameters and floating buffers in place: handles to them stay valid, gradients are dropped.
   void to(Device device, DType dtype);
+  void to(Device device);
   void to(DType dtype);
 
   /// Calls fn(dotted name, module) for this module ("") and all below it, parents first.
   void visit(const std::function<void(const std::string&, Module&)>& fn);
 
-  /// Direct children by name.
-  const std::vector<std::pair<std::string, std::shared_ptr<Module>>>& children_list() const { return children_; }
+  /// Direct children, in order of registration.
+  const std::vector<std::pair<std::string, std::shared_ptr<Module>>>& named_children() const { return children_; }
 
  protected:
   /// Registers a floating leaf as a parameter and returns it. Names contain no dots and are unique within a module.
   Tensor param(const std::string& name, Tensor value, Layout layout = Layout::plain);
   /// Registers a tensor, of any dtype, that is saved but not trained.
   Tensor buffer(const std::string& name, Tensor value, Layout layout = Layout::plain);
-  /// Makes, registers and returns a child.
+  /// Makes, registers and returns a child. A layer that is a plain member instead is not part of the tree: to(),
+  /// train(), optimizers and files do not reach it.
   template <class M, class... Args>
-  M& child(const std::string& name, Args&&... args) {
+  requires ModuleFrom<M, Args...> M& child(const std::string& name, Args&&... args) {
     auto module = std::make_shared<M>(std::forward<Args>(args)...);
     add_child(name, module);
     return *module;

@@ -64,5 +64,6 @@ inline Tensor operator-(double number, const Tensor& x) { return add(neg(x), num
 inline Tensor operator*(const Tensor& x, double number) { return mul(x, number); }
 inline Tensor operator*(double number, const Tensor& x) { return mul(x, number); }
 inline Tensor operator/(const Tensor& x, double number) { return mul(x, 1 / number); }
+inline Tensor operator/(double number, const Tensor& x) { return div(full({}, number, x.dtype(), x.device()), x); }
 
 }  // namespace camo

@@ -7,7 +7,7 @@
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "apps/camoxpert/progress.h"
-#include "core/safetensors.h"
+#include "core/atomic_file.h"
 #include "data/check_dataset.h"
 
 namespace camo::app {

@@ -11,7 +11,7 @@
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/reporting/report.h"
 #include "apps/camoxpert/reporting/score_files.h"
-#include "core/safetensors.h"
+#include "core/atomic_file.h"
 #include "models/camoxpert/checkpoint.h"
 
 namespace camo::app {

@@ -11,7 +11,6 @@
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "core/atomic_file.h"
-#include "core/safetensors.h"
 #include "data/image.h"
 #include "data/synthetic.h"
 #include "data/transforms.h"

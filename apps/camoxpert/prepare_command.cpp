@@ -11,8 +11,8 @@
 #include "apps/camoxpert/common_options.h"
 #include "apps/camoxpert/folder_lock.h"
 #include "apps/camoxpert/progress.h"
+#include "core/atomic_file.h"
 #include "core/parallel.h"
-#include "core/safetensors.h"
 #include "data/transforms.h"
 
 namespace camo::app {

@@ -15,7 +15,7 @@
 
 #include "core/cuda/allocator.h"
 #include "core/device.h"
-#include "core/parallel.h"
+#include "core/function_ref.h"
 #include "core/tensor.h"
 
 namespace camo::cuda {

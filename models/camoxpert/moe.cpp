@@ -16,7 +16,7 @@ constexpr double kAuxWeight = 0.001;
 class ExpertList : public Module {
  public:
   Expert* append(const std::shared_ptr<Expert>& expert) {
-    add_child(std::to_string(children_list().size()), expert);
+    add_child(std::to_string(named_children().size()), expert);
     return expert.get();
   }
 };

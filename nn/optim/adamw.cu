@@ -91,6 +91,9 @@ Tensor dense_gradient(const Tensor& parameter) {
 
 }  // namespace
 
+AdamW::AdamW(const Module& module, const AdamWOptions& options)
+    : AdamW(std::vector<ParameterGroup>{{.parameters = module.named_parameters()}}, options) {}
+
 AdamW::AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options)
     : options_(options), groups_(std::move(groups)) {
   CAMO_CHECK(options.lr >= 0 && options.eps >= 0 && options.weight_decay >= 0,
@@ -111,6 +114,7 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options)
     }
     states_.emplace_back(group.parameters.size());
   }
+  CAMO_CHECK(!names.empty(), "AdamW: needs parameters; got none; a module registers its own with param() and child()");
 }
 
 void AdamW::set_lr(double lr) {

@@ -27,7 +27,10 @@ struct ParameterGroup {
 /// alone: no decay, no state, and its own step count.
 class AdamW {
  public:
-  AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options);
+  /// All parameters of the module.
+  explicit AdamW(const Module& module, const AdamWOptions& options = {});
+  /// Throws when there is no parameter at all, when one is in two groups, and on options out of range.
+  explicit AdamW(std::vector<ParameterGroup> groups, const AdamWOptions& options = {});
 
   /// With a `guard` (one f64 element on the parameters' device), nothing changes but the step counts while that is not
   /// finite: what is not known on the host yet can't spoil the weights.

@@ -10,7 +10,8 @@ namespace camo {
 class Ema {
  public:
   Ema(const Module& model, double decay);
-  /// With a `guard` (one f64 element on the model's device), nothing is averaged while that is not finite. On a GPU,
+  /// Throws, as all that follows, when the model's tensors are not those that the average began with. With a `guard`
+  /// (one f64 element on the model's device), nothing is averaged while that is not finite. On a GPU,
   /// whole-number buffers, which are the CPU's, are copied before that is known: copy_counts() sets them right.
   void update(const Module& model, const Tensor& guard = {});
   /// Copies the model's whole-number buffers alone.

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/autograd.h"
-#include "core/parallel.h"
+#include "core/function_ref.h"
 
 namespace camo::detail {
 

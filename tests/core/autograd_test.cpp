@@ -275,6 +275,72 @@ TEST(Autograd, ErrorsSayWhatIsWrong) {
   EXPECT_ERROR(add_gradient_hook(ones2(), [](const Tensor&) {}), "needs a leaf that requires a gradient");
 }
 
+/// Returns what it was given, whatever that is.
+struct AnythingNode final : Node {
+  AnythingNode() : Node("anything") {}
+  Tensors gradients;
+  Tensors backward(const Tensors&) override { return gradients; }
+};
+
+/// backward() of a node on x, times two, that returns these gradients.
+void run_backward(const Tensors& gradients, const Tensor& x = leaf({1, 2})) {
+  const Tensor doubled = product(x, full(x.shape(), 2, f64)), y = clone(doubled);
+  record<AnythingNode>(y, {doubled})->gradients = gradients;
+  backward(y, ones(y.shape(), f64));
+}
+
+TEST(Autograd, GradientsOfNodesAreChecked) {
+  const Tensor x = leaf({1, 2});
+  run_backward({from_vector<double>({3, 4}, {2})}, x);
+  EXPECT_EQ(grad_of(x), (std::vector<double>{6, 8}));
+  EXPECT_ERROR(run_backward({}), "anything must return one gradient for each input that record() got, 1 in all; got 0");
+  EXPECT_ERROR(run_backward({zeros({2}, f64), Tensor()}), "1 in all; got 2");
+  EXPECT_ERROR(run_backward({zeros({1}, f64)}),
+               "backward: anything must return a gradient with the shape and dtype of input 0, f64 [2]; got f64 [1]");
+  EXPECT_ERROR(run_backward({zeros({2})}), "input 0, f64 [2]; got f32 [2]");
+  run_backward({Tensor()});  // no gradient
+}
+
+TEST(Autograd, ErrorsInANodeNameIt) {
+  const Tensor x = leaf({1, 2}), y = clone(x);
+  record<ProductNode>(y, {x, Tensor()});  // saves nothing
+  EXPECT_ERROR(backward(y, y.detach()), "tensor: is undefined; it holds no data\n  in the backward of product");
+}
+
+TEST(Autograd, OnlyNewTensorsAreRecorded) {
+  const Tensor x = leaf({1, 2}), y = product(x, x);
+  EXPECT_ERROR(record<TwinNode>(x, {x}), "record: the outputs of twin must be new tensors; got one, f64 [2]");
+  EXPECT_ERROR(record<TwinNode>(y, {x}), "the outputs of twin must be new tensors");
+  EXPECT_TRUE(x.is_leaf());
+  EXPECT_ERROR(y.grad_node()->needs(2), "product: has 2 inputs; got needs(2)");
+  static_assert(!NodeFrom<ProductNode, int> && !NodeFrom<Node> && !NodeFrom<Tensor>);
+}
+
+TEST(Autograd, ComputedTensorsAreNotChangedInPlace) {
+  const Tensor x = leaf({1, 2}), y = product(x, x);
+  EXPECT_ERROR(fill(y, 0), "fill: is not recorded, so a computed tensor that wants a gradient, here f64 [2], can't be");
+  EXPECT_ERROR(add_into(y, x), "add_into: is not recorded");
+  EXPECT_ERROR(copy_into(y, x), "copy: is not recorded");
+  add_into(y.detach(), x);  // says that it knows
+  fill(x, 3);               // a leaf: initial values
+  const NoGrad no_grad;
+  fill(y, 0);
+}
+
+TEST(Autograd, LeavesKeepTheirDtypeUntilBackward) {
+  const Tensor x = leaf({1, 2}), y = product(x, leaf({1, 2}));
+  x.impl()->dtype = f32;  // as Module::to() does
+  EXPECT_ERROR(backward(y, ones({2}, f64)), "backward: a leaf that was f64 [2] in the forward is f32 [2] now");
+}
+
+TEST(Checkpoint, WantsTheSameOfBothRuns) {
+  const Tensor x = leaf({1, 2});
+  int runs = 0;
+  const Tensor y = checkpoint([&](const Tensors& in) { return runs++ == 0 ? clone(in[0]) : full({1}, 2, f64); }, {x});
+  EXPECT_ERROR(backward(y, ones({2}, f64)),
+               "checkpoint: fn must compute the same both times it runs; got f64 [2], then f64 [1]");
+}
+
 TEST(Checkpoint, GivesTheSameGradientsForLessMemory) {
   const Tensor x = leaf({2, 3}), w = leaf({5, 7});
   int runs = 0, recomputed = 0;

@@ -10,6 +10,9 @@
 namespace camo {
 namespace {
 
+static_assert(!std::is_constructible_v<bool, Tensor>, "if (greater(x, 0)) would ask whether a tensor exists");
+static_assert(HostElement<double> && !HostElement<int> && !HostElement<bool>);
+
 TEST(Tensor, KnowsShapeStridesAndDtype) {
   const Tensor x = zeros({2, 3, 4}, f64);
   EXPECT_EQ(x.shape(), (Shape{2, 3, 4}));

@@ -218,8 +218,14 @@ TEST(AdamW, ChecksItsArguments) {
   EXPECT_ERROR(AdamW({{.parameters = {p}}, {.parameters = {again}}}, {}), "belongs to one group; got 'p' twice");
   EXPECT_ERROR(AdamW({{.parameters = {p, {.name = "r", .tensor = p.tensor}}}}, {}), "got 'r' twice");
   EXPECT_ERROR(AdamW({{.parameters = {parameter("h", {1}, f16)}}}, {}), "contiguous f32 or f64; got h");
-  EXPECT_ERROR(AdamW({}, {.lr = -1}), "lr, eps and weight_decay must not be negative");
-  EXPECT_ERROR(AdamW({}, {.beta2 = 1}), "betas must be in [0, 1)");
+  EXPECT_ERROR(AdamW({{.parameters = {p}}}, {.lr = -1}), "lr, eps and weight_decay must not be negative");
+  EXPECT_ERROR(AdamW({{.parameters = {p}}}, {.beta2 = 1}), "betas must be in [0, 1)");
+  EXPECT_ERROR(AdamW(std::vector<ParameterGroup>(2)), "AdamW: needs parameters; got none; a module registers its own");
+  EXPECT_ERROR(AdamW(Module{}), "AdamW: needs parameters; got none");
+  const AdamW all(Linear({.in = 2, .out = 2}));
+  ASSERT_EQ(all.groups().size(), 1u);
+  EXPECT_EQ(all.groups()[0].parameters.size(), 2u);
+  EXPECT_EQ(all.lr(), AdamWOptions{}.lr);
   EXPECT_ERROR(AdamW({{.parameters = {p}, .lr_scale = -1}}, {}), "lr_scale must not be negative; got -1");
   AdamW optimizer({{.parameters = {p}}}, {});
   EXPECT_ERROR(optimizer.set_lr(std::nan("")), "AdamW: lr must not be negative; got nan");

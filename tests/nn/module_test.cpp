@@ -105,12 +105,14 @@ TEST(Module, RefusesNames) {
   EXPECT_ERROR(bad.add_child("w", std::make_shared<Leaf>()), "got 'w' twice");
   EXPECT_ERROR(bad.add_child("c.d", std::make_shared<Leaf>()), "got 'c.d'");
   EXPECT_ERROR(bad.add_child("c", nullptr), "child 'c' is null");
-  EXPECT_ERROR(bad.param("p", {}), "parameter 'p' must be a floating tensor");
-  EXPECT_ERROR(bad.param("p", zeros({1}, i64)), "parameter 'p' must be a floating tensor");
+  EXPECT_ERROR(bad.param("p", {}), "must be a floating tensor outside of any graph; got an undefined one");
+  EXPECT_ERROR(bad.param("p", zeros({1}, i64)),
+               "parameter 'p' must be a floating tensor outside of any graph; got i64");
   EXPECT_ERROR(bad.buffer("p", make_view(zeros({4}), {2}, {2}, 0)), "'p' must be defined and contiguous");
   EXPECT_ERROR(bad.param("p", zeros({2, 3}), Layout::conv_weight), "must be [O, KH, KW, I]; got [2, 3]");
   EXPECT_EQ(bad.parameters().size(), 1u);
-  EXPECT_TRUE(bad.children_list().empty());
+  EXPECT_TRUE(bad.named_children().empty());
+  static_assert(ModuleFrom<Leaf> && !ModuleFrom<Leaf, int> && !ModuleFrom<Tensor>);
 }
 
 TEST(Module, ExportsConvolutionWeightsInPyTorchsLayout) {
@@ -217,6 +219,9 @@ TEST(Module, ConvertsInPlaceSoThatHandlesStayValid) {
   EXPECT_TRUE(handle.same_as(tree.named_parameters()[0].tensor));
   tree.kernel.set_grad(zeros_like(tree.kernel));
   tree.to(handle.device(), f64);  // nothing to change: gradients stay
+  EXPECT_TRUE(tree.kernel.grad().defined());
+  tree.to(handle.device());
+  EXPECT_EQ(handle.dtype(), f64);
   EXPECT_TRUE(tree.kernel.grad().defined());
   EXPECT_ERROR(tree.to(i64), "parameters are floating; got to(i64)");
 }

@@ -146,6 +146,16 @@ TEST(Elementwise, ValuesRecordedFromPyTorch) {
   EXPECT_LT(max_difference(clamp(x, -1, 0.5), vector_of({-1, -0.5, 0, 0.5, 0.5})), 1e-15);
 }
 
+TEST(Elementwise, NumbersStandOnBothSides) {
+  const Tensor x = vector_of({0.5, -4}).set_requires_grad(true);
+  const Tensor y = 2 / x;
+  EXPECT_EQ(y.to_vector<double>(), (std::vector<double>{4, -0.5}));
+  backward(sum(y));
+  EXPECT_EQ(x.grad().to_vector<double>(), (std::vector<double>{-8, -0.125}));  // -2 / x^2
+  EXPECT_EQ((2 - x).to_vector<double>(), (std::vector<double>{1.5, 6}));
+  EXPECT_EQ((x / 2).to_vector<double>(), (std::vector<double>{0.25, -2}));
+}
+
 TEST(Elementwise, NanPassesThroughKinks) {
   const Tensor x = full({3}, kNan);
   for (const Tensor& y : {relu(x), clamp(x, 0, 1), maximum(x, zeros({3})), minimum(zeros({3}), x), abs(x)}) {

@@ -2,8 +2,8 @@
 
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
+#include "core/atomic_file.h"
 #include "core/error.h"
-#include "core/safetensors.h"
 
 namespace camo::app {
 
