@@ -14,6 +14,7 @@ enum class Kernel {
   narrow,       // cuda/narrow_forward.cuh, cuda/narrow_backward.cuh: no rules
   whole,        // cuda/whole_backward.cuh: no rules, a block for each head
   wgmma,        // cuda/hopper_*.cuh: no rules but causality; Hopper GPUs
+  resident,     // cuda/hopper_resident.cuh: no rules; Hopper GPUs
   short_wgmma,  // cuda/hopper_short_backward.cuh: no rules; Hopper GPUs
 };
 enum class Pass { forward, backward };

@@ -31,6 +31,7 @@ struct Line {
   int64_t window;      // packed_window() at most, of kernels that read windows
   int64_t tokens;      // queries and keys at most
   int64_t least_keys;  // automatic takes flash from this many keys on
+  int64_t least_tokens = 1;
 };
 /// Microseconds are of an H100, bf16, batch 16, 8 heads.
 constexpr Line kTable[] = {
@@ -39,6 +40,12 @@ constexpr Line kTable[] = {
     // D 36 N 576 and D 64 N 400: narrow 36 and 29, wgmma 32 and 24.
     {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 32, 80, kAny, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 32, 80, kAny, 0},
+    // Keys and values in shared memory. D 64 N 400 and N 676: 18.7 and 37.6, streaming 22.9 and 46.5. D 73 N 144: 10.2,
+    // narrow 12.0. Least tokens: other lengths were not measured.
+    {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 49, 64, kAny, 720, 0, 400},
+    {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 49, 64, kAny, 720, 0, 400},
+    {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 65, 80, kAny, 144, 0, 129},
+    {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 65, 80, kAny, 144, 0, 129},
     {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 65, 80, 80, 144, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 65, 80, 80, 144, 0},
     // Backward, D 10 and 20: narrow 6504 and 657, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 24,
@@ -93,6 +100,7 @@ bool takes(const Line& line, const AttentionCase& call) {
   const bool dense = call.plain && !call.causal;
   switch (line.kernel) {
     case Kernel::wgmma: return call.plain && runs_wgmma(call.device);
+    case Kernel::resident:
     case Kernel::short_wgmma: return dense && runs_wgmma(call.device);
     case Kernel::narrow:
     case Kernel::whole: return dense && packed_window(call.width) <= line.window;
@@ -112,6 +120,7 @@ Match find(AttentionCase call) {
     if (line.device != call.device.kind || line.dtype != call.dtype) continue;
     if (line.pass && *line.pass != call.pass) continue;
     if (call.width < line.least_width || std::max(call.queries, call.keys) > line.tokens) continue;
+    if (std::min(call.queries, call.keys) < line.least_tokens) continue;
     const int capability = capability_of(call.device);
     const bool general = line.kernel == Kernel::mma || line.kernel == Kernel::tiled;  // says why it does not match
     if (capability < line.capability) {

@@ -23,7 +23,10 @@ TEST(FlashMemory, PoisonAndGuards) {
   for (const DType dtype : flash_dtypes()) {
     for (const int64_t width : {1, 10, 20, 36, 64, 73, 128, 200}) {
       if (!flash_takes(dtype, width)) continue;
-      for (const auto& [queries, keys] : {std::pair<int64_t, int64_t>{1, 1}, {70, 70}, {129, 193}, {145, 15}}) {
+      std::vector<std::pair<int64_t, int64_t>> tokens = {{1, 1}, {70, 70}, {129, 193}, {145, 15}};
+      if (width == 64) tokens.emplace_back(400, 417);
+      if (width == 73) tokens.emplace_back(129, 144);
+      for (const auto& [queries, keys] : tokens) {
         const AttentionInputs in(2, queries, keys, 3, width, dtype);
         for (const AttentionOptions& options :
              {AttentionOptions{}, AttentionOptions{.dropout = 0.2, .dropout_key = {3, 4}, .causal = true}}) {
@@ -46,10 +49,11 @@ TEST(FlashMemory, PoisonAndGuards) {
 /// Other pictures and heads are not touched by NaN and infinity in one head, in any layout.
 TEST(FlashMemory, HeadsAreIsolated) {
   for (const DType dtype : flash_dtypes()) {
-    for (const int64_t width : {8, 10, 20, 36, 64, 73}) {
+    for (const auto& [tokens, width] :
+         {std::pair<int64_t, int64_t>{145, 8}, {145, 10}, {145, 20}, {145, 36}, {400, 64}, {145, 73}, {144, 73}}) {
       for (const Layout layout : kLayouts) {
         for (const double poison : {kNaN, std::numeric_limits<double>::infinity()}) {
-          const AttentionInputs in = AttentionInputs(2, 145, 145, 3, width, dtype).as(layout);
+          const AttentionInputs in = AttentionInputs(2, tokens, tokens, 3, width, dtype).as(layout);
           SCOPED_TRACE(in.text());
           const AttentionOutputs expected = flash(in);
           const AttentionInputs broken = in.as(layout);
@@ -83,12 +87,21 @@ TEST(FlashMemory, InputsStayAsTheyAre) {
   }
 }
 
-/// One small call of every width class with and without rules: what compute-sanitizer runs (docs/ATTENTION.md).
+/// One small call of every width class and kernel with and without rules: what compute-sanitizer runs
+/// (docs/ATTENTION.md).
 TEST(FlashMemory, SmallCalls) {
   for (const DType dtype : flash_dtypes()) {
-    for (const int64_t width : {10, 20, 36, 64, 73, 128, 256}) {
-      if (!flash_takes(dtype, width)) continue;
-      const AttentionInputs in = AttentionInputs(1, 49, 49, 2, width, dtype).as(Layout::fused);
+    for (const auto& [tokens, width] : {std::pair<int64_t, int64_t>{49, 10},
+                                        {49, 20},
+                                        {49, 36},
+                                        {49, 64},
+                                        {400, 64},
+                                        {49, 73},
+                                        {144, 73},
+                                        {49, 128},
+                                        {49, 256}}) {
+      if (!flash_takes(dtype, width) || (tokens > 49 && size_in_bytes(dtype) > 2)) continue;
+      const AttentionInputs in = AttentionInputs(1, tokens, tokens, 2, width, dtype).as(Layout::fused);
       for (const AttentionOptions& options :
            {AttentionOptions{}, AttentionOptions{.dropout = 0.2, .dropout_key = {3, 4}, .causal = true}}) {
         EXPECT_TRUE(bitwise_equal(flash(in, options).dq, flash(in, options).dq)) << in.text();

@@ -48,6 +48,21 @@ TEST(FlashSizes, StagesOfTheNetwork) {
   }
 }
 
+/// Around the sizes at which keys and values of a head stay in shared memory, with heads at every place.
+TEST(FlashSizes, HeadsThatJustFit) {
+  constexpr struct {
+    int64_t queries, keys, heads, width;
+  } kShapes[] = {{400, 720, 2, 64}, {720, 400, 2, 64}, {721, 721, 2, 64}, {399, 400, 2, 64}, {400, 400, 8, 49},
+                 {433, 419, 8, 50}, {500, 640, 3, 57}, {401, 401, 8, 60}, {144, 144, 8, 73}, {129, 144, 8, 73},
+                 {144, 129, 3, 80}, {130, 131, 5, 67}, {145, 144, 2, 73}, {128, 144, 2, 73}};
+  for (const DType dtype : flash_dtypes()) {
+    if (size_in_bytes(dtype) != 2) continue;
+    for (const auto& [queries, keys, heads, width] : kShapes) {
+      expect_agrees(AttentionInputs{1, queries, keys, heads, width, dtype}.as(Layout::fused));
+    }
+  }
+}
+
 TEST(FlashSizes, LongSequences) {
   if (default_device().is_cpu()) GTEST_SKIP() << "minutes on a CPU";
   constexpr struct {

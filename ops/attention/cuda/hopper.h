@@ -16,6 +16,9 @@ bool hopper_takes_short(const Call<T>& call);
 
 template <class T>
 void forward_hopper(const Call<T>& call, Device device);
+/// Of heads that fit in shared memory, D 49 to 80; for calls that hopper_takes_forward.
+template <class T>
+void forward_hopper_resident(const Call<T>& call, Device device);
 /// Fills the gradients whose data is not null.
 template <class T>
 void backward_hopper(const Call<T>& call, Device device);
@@ -28,6 +31,8 @@ extern template bool hopper_takes_backward<Half>(const Call<Half>&);
 extern template bool hopper_takes_backward<BFloat16>(const Call<BFloat16>&);
 extern template void forward_hopper<Half>(const Call<Half>&, Device);
 extern template void forward_hopper<BFloat16>(const Call<BFloat16>&, Device);
+extern template void forward_hopper_resident<Half>(const Call<Half>&, Device);
+extern template void forward_hopper_resident<BFloat16>(const Call<BFloat16>&, Device);
 extern template void backward_hopper<Half>(const Call<Half>&, Device);
 extern template void backward_hopper<BFloat16>(const Call<BFloat16>&, Device);
 

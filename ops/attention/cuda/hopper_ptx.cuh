@@ -132,6 +132,9 @@ __device__ inline void wait_turn(const int* turns, int turn) {
   }
 #endif
 }
+__device__ inline void store_word(uint32_t to, uint32_t x) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(x) : "memory");
+}
 /// Four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void store_matrices(uint32_t to, const uint32_t* x) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(x[0]), "r"(x[1]),
@@ -234,6 +237,8 @@ struct Product;
     }                                                                                                           \
   }
 #define CAMO_PRODUCTS(T, type)                                                                                         \
+  CAMO_PRODUCT(T, type, 8, "%0,%1,%2,%3", "4", "5", "6", "7", "8", "9", "10", "+f"(d[0]), "+f"(d[1]), "+f"(d[2]),      \
+               "+f"(d[3]));                                                                                            \
   CAMO_PRODUCT(T, type, 16, "%0,%1,%2,%3,%4,%5,%6,%7", "8", "9", "10", "11", "12", "13", "14", CAMO_D8(0));            \
   CAMO_PRODUCT(T, type, 24, CAMO_R10 ",%10,%11", "12", "13", "14", "15", "16", "17", "18", CAMO_D8(0), "+f"(d[8]),     \
                "+f"(d[9]), "+f"(d[10]), "+f"(d[11]));                                                                  \

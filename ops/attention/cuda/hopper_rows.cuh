@@ -82,6 +82,22 @@ __device__ void pack_weights(uint32_t (&packed)[kCount / 2], const float (&weigh
   for (int i = 0; i < kCount / 2; ++i) packed[i] = pack<T>(weights[2 * i], weights[2 * i + 1]);
 }
 
+/// Transposes 4 x 4 words among four lanes, in two exchanges.
+__device__ inline void transpose_words(uint32_t (&x)[4]) {
+  const int t = threadIdx.x % 4;
+  uint32_t a = t & 1 ? x[0] : x[1], c = t & 1 ? x[2] : x[3];
+  a = __shfl_xor_sync(~0u, a, 1);
+  c = __shfl_xor_sync(~0u, c, 1);
+  if (t & 1) x[0] = a, x[2] = c;
+  else x[1] = a, x[3] = c;
+  a = t & 2 ? x[0] : x[2];
+  c = t & 2 ? x[1] : x[3];
+  a = __shfl_xor_sync(~0u, a, 2);
+  c = __shfl_xor_sync(~0u, c, 2);
+  if (t & 2) x[0] = a, x[1] = c;
+  else x[2] = a, x[3] = c;
+}
+
 /// Stores the rows of a warpgroup, [64, 2 kCount] accumulators, row r being number first + r of the head. Column
 /// `offset` is the head's first; it may be negative.
 template <class T, int kCount>
@@ -104,18 +120,7 @@ __device__ void store_accumulators(const Heads<T>& out, int b, int h, const floa
             x[n] = pack<T>(sums[at] * factor[half], sums[at + 1] * factor[half]);
           }
         }
-        // A transposition of 4 x 4 words among four lanes, in two exchanges.
-        uint32_t a = t & 1 ? x[0] : x[1], c = t & 1 ? x[2] : x[3];
-        a = __shfl_xor_sync(~0u, a, 1);
-        c = __shfl_xor_sync(~0u, c, 1);
-        if (t & 1) x[0] = a, x[2] = c;
-        else x[1] = a, x[3] = c;
-        a = t & 2 ? x[0] : x[2];
-        c = t & 2 ? x[1] : x[3];
-        a = __shfl_xor_sync(~0u, a, 2);
-        c = __shfl_xor_sync(~0u, c, 2);
-        if (t & 2) x[0] = a, x[1] = c;
-        else x[2] = a, x[3] = c;
+        transpose_words(x);
         const int column = 2 * i + 8 * t;  // offset <= 0 here
         if (inside && column < offset + width)
           *reinterpret_cast<uint4*>(to + column) = make_uint4(x[0], x[1], x[2], x[3]);

@@ -189,10 +189,11 @@ void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor
         const AttentionProblem aligned = in_phase(problem, phase);
         return forward_narrow<T>(call(aligned), y.device());
       }
-      if (kernel == Kernel::wgmma) {
-        if (const Call<T> all = call(problem); hopper_takes_forward(all)) return forward_hopper(all, y.device());
+      if (kernel == Kernel::wgmma || kernel == Kernel::resident) {
+        const auto run = kernel == Kernel::wgmma ? forward_hopper<T> : forward_hopper_resident<T>;
+        if (const Call<T> all = call(problem); hopper_takes_forward(all)) return run(all, y.device());
         const AttentionProblem copied = copy_in_phase(problem, phase);
-        return forward_hopper(call(copied), y.device());
+        return run(call(copied), y.device());
       }
     }
     forward<T>(call(problem), y.device());
