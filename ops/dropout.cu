@@ -81,8 +81,7 @@ void drop_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& 
     const auto scale = static_cast<cuda::Value<T>>(p < 1 ? 1 / (1 - p) : 0);
     const auto run = [&]<bool kPacked>() {
       cuda::for_each(x.device(), (count + 3) / 4, "dropout",
-                     DropGroup<T, kPacked>{out, in, count, static_cast<float>(p), scale,
-                                             cuda::kernel_key(key)});
+                     DropGroup<T, kPacked>{out, in, count, static_cast<float>(p), scale, cuda::kernel_key(key)});
     };
     if (cuda::is_aligned(in, 4 * sizeof(T)) && cuda::is_aligned(out, 4 * sizeof(T))) run.template operator()<true>();
     else run.template operator()<false>();

@@ -82,7 +82,8 @@ bool is_recording() { return recording; }
 bool set_recording(bool on) { return std::exchange(recording, on); }
 void refuse_recording(const char* what) {
   CAMO_CHECK_CODE(device, !recording,
-                  "graph: recorded work must need nothing of the host and draw new random numbers in each launch; got ", what, "; keep it out of the recorded part, or use --cuda-graphs off");
+                  "graph: recorded work must need nothing of the host and draw new random numbers in each launch; got ",
+                  what, "; keep it out of the recorded part, or use --cuda-graphs off");
 }
 
 RecordedKeys::RecordedKeys(const RandomKey* base, RandomKey first) : base_(base), first_(first) {

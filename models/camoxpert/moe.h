@@ -21,9 +21,9 @@ struct MoESpec {
 
 /// What the gate of one layer decided for a batch, where the batch is.
 struct Routing {
-  Tensor gate_logits;  // [N, experts], outside of the graph
-  Tensor indices;      // [N, k] i64: the chosen experts, largest logit first
-  Tensor weights;      // [N, k]
+  Tensor gate_logits;                               // [N, experts], outside of the graph
+  Tensor indices;                                   // [N, k] i64: the chosen experts, largest logit first
+  Tensor weights;                                   // [N, k]
   std::shared_ptr<const HostCopy> indices_on_host;  // on their way; null: not yet asked for
 };
 

@@ -133,7 +133,8 @@ CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& o
   CamoXpertEncoding encoding = encode(x);
   std::vector<StageTrace> stages;
   for (size_t s = 0; options.keep_stages && s < 4; ++s) {
-    stages.push_back({encoding.features[s].detach(), encoding.enhanced[s].detach(), {}, encoding.routing[s].gate_logits});
+    stages.push_back(
+        {encoding.features[s].detach(), encoding.enhanced[s].detach(), {}, encoding.routing[s].gate_logits});
   }
   encoding.features = {};
   CamoXpertMixture mixture = mix(encoding);

@@ -65,7 +65,8 @@ class CamoXpert : public Module {
   CamoXpertOutput operator()(const Tensor& x, const CamoXpertOptions& options = {}) const;
 
   // The parts that operator() is made of. encode() is for each stage features(), enhance() and moe_layer().route();
-  // nothing in it waits for the device. mix() lies between it and decode(), moe_layer().report() and .mix() of each stage.
+  // nothing in it waits for the device. mix() lies between it and decode(), moe_layer().report() and .mix() of each
+  // stage.
   CamoXpertEncoding encode(const Tensor& x) const;
   std::array<Tensor, 4> features(const Tensor& x) const;
   Tensor enhance(size_t stage, const Tensor& feature) const { return sdta_blocks_[stage](feature); }

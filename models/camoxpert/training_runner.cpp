@@ -50,7 +50,7 @@ CamoXpertOutput TrainingRunner::operator()(const Tensor& x) {
       autocast_ = autocast_dtype();
       calls_ = 0;
     }
-    if (graphs_ == nullptr && ++calls_ > kEagerCalls) graphs_ = std::make_unique<TrainingGraphs>(network_, x);
+    if (graphs_ == nullptr && ++calls_ > kEagerCalls) graphs_ = std::make_unique<TrainingGraphs>(network_, x.device());
     if (graphs_ != nullptr && x.shape() == shape_ && autocast_dtype() == autocast_) {
       used_graphs_ = true;
       return graphs_->run(x);

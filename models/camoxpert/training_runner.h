@@ -1,8 +1,8 @@
 // Forward passes that are to be differentiated: what training runs, on a GPU mostly as CUDA graphs.
 //
-// A step sends some 2500 kernels, which takes the host as long as they run. All but the experts is the same in each step
-// but for the numbers: the network's own code for it is recorded as it is (nn/cuda/recorded_function.h), forward and
-// backward.
+// A step sends some 2500 kernels, which takes the host as long as they run. All but the experts is the same in each
+// step but for the numbers: the network's own code for it is recorded as it is (nn/cuda/recorded_function.h), forward
+// and backward.
 #pragma once
 
 #include <memory>
@@ -23,9 +23,9 @@ class TrainingRunner {
   TrainingRunner(const TrainingRunner&) = delete;
   TrainingRunner& operator=(const TrainingRunner&) = delete;
 
-  /// network(x), with the same bits, random numbers and gradients. With graphs, results and gradients lie in memory that
-  /// the next call overwrites, and backward() must come before it. Eager on other sizes than the recorded one, without
-  /// gradients, in evaluation mode, with gradient checkpointing, and while operations are observed.
+  /// network(x), with the same bits, random numbers and gradients. With graphs, results and gradients lie in memory
+  /// that the next call overwrites, and backward() must come before it. Eager on other sizes than the recorded one,
+  /// without gradients, in evaluation mode, with gradient checkpointing, and while operations are observed.
   CamoXpertOutput operator()(const Tensor& x);
   /// Whether the last call was launched as graphs.
   bool used_graphs() const { return used_graphs_; }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <optional>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "core/additions.h"
@@ -10,7 +10,7 @@
 #include "core/autograd.h"
 #include "core/cuda/graph.h"
 #include "core/cuda/recording.h"
-#include "core/random.h"
+#include "core/random_scope.h"
 #include "ops/detail/autocast.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
@@ -22,12 +22,15 @@ namespace {
 /// A parameter and where the recording leaves its gradient.
 struct ParameterGradient {
   Tensor parameter, gradient;
-  Tensor sum;  // part of sums_
+  Tensor sum;  // where it is added up over several calls: part of sums_
+
+  bool is_overwritten() const { return parameter.grad().same_as(gradient); }
 };
 
 /// A whole number on the host that each run of the function raises.
 struct Counter {
   Tensor value;
+  int64_t before = 0;  // the recording
   int64_t step = 0;
 
   int64_t& at() const { return *value.data<int64_t>(); }
@@ -37,44 +40,61 @@ struct Counter {
 
 class RecordedFunction::Recording {
  public:
-  Recording(const char* name, const Module& module, const Function& fn, const Tensors& inputs,
-            cuda::MemoryPool& forward_memory, cuda::MemoryPool& backward_memory);
+  Recording(const char* name, const Module& module, Function fn, std::shared_ptr<cuda::MemoryPool> memory)
+      : name_(name),
+        module_(module),
+        fn_(std::move(fn)),
+        memory_(std::move(memory)),
+        device_(memory_->device()),
+        hold_(device_) {}
 
   /// Launches the forward; new handles of the results.
   Tensors run(const Tensors& inputs);
   /// Launches the backward of run number `run`: the gradients of the inputs.
   Tensors run_backward(const Tensors& dy, uint64_t run);
+  void keep_gradients();
 
   const char* name() const { return name_; }
-  const Tensors& outputs() const { return outputs_; }
   const std::vector<bool>& has_graph() const { return has_graph_; }
   uint64_t runs() const { return runs_; }
-  /// A parameter that gets a gradient, so that results have a graph when no input requires one. Undefined: none.
-  Tensor anchor() const { return gradients_.empty() ? Tensor() : gradients_.front().parameter; }
 
  private:
-  void record(const Module& module, const Function& fn, cuda::MemoryPool& backward_memory);
+  void check(const Tensors& inputs) const;
+  void record_forward(const Tensors& inputs);
+  void record_backward();
   void upload_key();
-  /// Moves gradients that are to be added to out of the memory that launches overwrite.
-  void give_own_sums();
+  void make_sums();
 
   const char* name_;
+  const Module& module_;
+  Function fn_;
+  std::shared_ptr<cuda::MemoryPool> memory_;
   Device device_;
-  DType autocast_;
+  cuda::MemoryHold hold_;
+
+  std::optional<cuda::Graph> forward_, backward_;
+  DType autocast_ = f32;  // of the forward
   Tensors inputs_, outputs_, input_gradients_;
   std::vector<bool> has_graph_;  // of the outputs
-  Tensors cotangents_;           // of those that have one
+  Tensors differentiable_;       // the outputs that have one: with it, until the backward is recorded
+  Tensors cotangents_;           // of these
   std::vector<ParameterGradient> gradients_;
   Tensor sums_;  // of gradients over several calls; made when first needed
   std::vector<Counter> counters_;
-  Tensor key_;  // a RandomKey on the device: the first that a launch draws
-  uint64_t draws_ = 0, uploaded_seed_ = 0;
-  std::optional<cuda::MemoryHold> hold_;
-  std::optional<cuda::Graph> forward_, backward_;
+  Tensor key_;           // a RandomKey on the device: the first that a launch draws
+  RandomKey first_key_;  // the first that the recording drew
+  uint64_t draws_ = 0;   // of the forward
+  uint64_t uploaded_seed_ = 0;
   uint64_t runs_ = 0, differentiated_ = 0;
 };
 
 namespace {
+
+Tensors trained_parameters(const Module& module) {
+  Tensors parameters = module.parameters();
+  std::erase_if(parameters, [](const Tensor& parameter) { return !parameter.requires_grad(); });
+  return parameters;
+}
 
 /// Sets the gradients of parameters aside.
 class WithoutGradients {
@@ -96,54 +116,78 @@ class WithoutGradients {
   Tensors before_;
 };
 
+/// The counters of a module; recorded work does not raise them.
+class KeepCounters {
+ public:
+  explicit KeepCounters(const Module& module) {
+    for (const NamedTensor& buffer : module.named_buffers()) {
+      const Tensor& value = buffer.tensor;
+      if (value.dtype() != i64 || !value.device().is_cpu() || value.numel() != 1) continue;
+      counters_.push_back({value});
+      counters_.back().before = counters_.back().at();
+    }
+  }
+  ~KeepCounters() {
+    for (const Counter& counter : counters_) counter.at() = counter.before;
+  }
+  KeepCounters(const KeepCounters&) = delete;
+  KeepCounters& operator=(const KeepCounters&) = delete;
+
+  /// Those that the work since has raised.
+  std::vector<Counter> raised() const {
+    std::vector<Counter> found;
+    for (Counter counter : counters_) {
+      counter.step = counter.at() - counter.before;
+      if (counter.step != 0) found.push_back(counter);
+    }
+    return found;
+  }
+
+ private:
+  std::vector<Counter> counters_;
+};
+
 }  // namespace
 
-RecordedFunction::Recording::Recording(const char* name, const Module& module, const Function& fn,
-                                       const Tensors& inputs, cuda::MemoryPool& forward_memory,
-                                       cuda::MemoryPool& backward_memory)
-    : name_(name), device_(forward_memory.device()), autocast_(autocast_dtype()) {
-  const cuda::MemoryPool::Scope scope(forward_memory);
-  for (const Tensor& input : inputs) {
-    const Tensor own = empty(input.shape(), input.dtype(), device_);
-    fill(own, 0);
-    inputs_.push_back(own.set_requires_grad(input.requires_grad()));
-  }
-  key_ = zeros({2}, i64, device_);
+// What the forward saves for the backward remembers its version, so inputs are filled before either is recorded.
+void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
+  const cuda::MemoryPool::Scope scope(*memory_);
+  inputs_.clear();
+  for (const Tensor& input : inputs) inputs_.push_back(clone(input.detach()).set_requires_grad(input.requires_grad()));
+  if (!key_.defined()) key_ = zeros({2}, i64, device_);
+  autocast_ = autocast_dtype();
   detail::refresh_autocast_parameters(device_, autocast_);
-  hold_.emplace(device_);
-  record(module, fn, backward_memory);
+
+  const EnableGrad enable;
+  const KeepRandomState random_numbers;
+  const KeepCounters counters(module_);
+  first_key_ = default_generator().state();
+  const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first_key_);
+  Tensors results;
+  forward_.emplace(cuda::Graph::without_hold(device_, [&] { results = fn_(inputs_); }));
+  draws_ = default_generator().state().stream - first_key_.stream;
+  counters_ = counters.raised();
+  outputs_.clear();
+  has_graph_.clear();
+  differentiable_.clear();
+  cotangents_.clear();
+  for (const Tensor& result : results) {
+    outputs_.push_back(result.detach());
+    has_graph_.push_back(result.requires_grad());
+    if (!result.requires_grad()) continue;
+    differentiable_.push_back(result);
+    cotangents_.push_back(zeros(result.shape(), result.dtype(), device_));
+  }
 }
 
-void RecordedFunction::Recording::record(const Module& module, const Function& fn, cuda::MemoryPool& backward_memory) {
-  Tensors parameters;
-  for (const Tensor& parameter : module.parameters()) {
-    if (parameter.requires_grad()) parameters.push_back(parameter);
-  }
-  std::vector<Counter> counters;
-  for (const NamedTensor& buffer : module.named_buffers()) {
-    if (buffer.tensor.dtype() == i64 && buffer.tensor.device().is_cpu() && buffer.tensor.numel() == 1) {
-      counters.push_back({buffer.tensor, buffer.tensor.data<int64_t>()[0]});
-    }
-  }
-  const RandomKey first = default_generator().state();
+void RecordedFunction::Recording::record_backward() {
+  const cuda::MemoryPool::Scope scope(*memory_);
+  const KeepRandomState random_numbers;
+  const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first_key_);
+  const Tensors parameters = trained_parameters(module_);
   const WithoutGradients aside(parameters);
-  {
-    const EnableGrad enable;
-    const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first);
-    Tensors results, differentiable;
-    forward_.emplace(cuda::Graph::without_hold(device_, [&] { results = fn(inputs_); }));
-    for (const Tensor& result : results) {
-      outputs_.push_back(result.detach());
-      has_graph_.push_back(result.requires_grad());
-      if (!result.requires_grad()) continue;
-      differentiable.push_back(result);
-      cotangents_.push_back(zeros(result.shape(), result.dtype(), device_));
-    }
-    if (!differentiable.empty()) {
-      const cuda::MemoryPool::Scope scope(backward_memory);
-      backward_.emplace(cuda::Graph::without_hold(device_, [&] { camo::backward(differentiable, cotangents_); }));
-    }
-  }
+  backward_.emplace(
+      cuda::Graph::without_hold(device_, [&] { camo::backward(std::exchange(differentiable_, {}), cotangents_); }));
   for (const Tensor& input : inputs_) {
     input_gradients_.push_back(input.grad());
     input.set_grad({});
@@ -151,13 +195,14 @@ void RecordedFunction::Recording::record(const Module& module, const Function& f
   for (const Tensor& parameter : parameters) {
     if (parameter.grad().defined()) gradients_.push_back({parameter, parameter.grad(), {}});
   }
-  draws_ = default_generator().state().stream - first.stream;
-  default_generator().set_state(first);
-  for (Counter& counter : counters) {
-    const int64_t before = counter.step;
-    counter.step = counter.at() - before;
-    counter.at() = before;
-    if (counter.step != 0) counters_.push_back(counter);
+}
+
+void RecordedFunction::Recording::check(const Tensors& inputs) const {
+  CAMO_CHECK(inputs.size() == inputs_.size(), name_, ": recorded for ", inputs_.size(), " inputs; got ", inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    CAMO_CHECK(inputs[i].shape() == inputs_[i].shape() && inputs[i].dtype() == inputs_[i].dtype(), name_,
+               ": recorded for ", inputs_[i].dtype(), " ", inputs_[i].shape(), "; got ", inputs[i].dtype(), " ",
+               inputs[i].shape());
   }
 }
 
@@ -173,16 +218,17 @@ void RecordedFunction::Recording::upload_key() {
 }
 
 Tensors RecordedFunction::Recording::run(const Tensors& inputs) {
-  CAMO_CHECK(inputs.size() == inputs_.size(), name_, ": recorded for ", inputs_.size(), " inputs; got ", inputs.size());
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    CAMO_CHECK(inputs[i].shape() == inputs_[i].shape() && inputs[i].dtype() == inputs_[i].dtype(), name_,
-               ": recorded for ", inputs_[i].dtype(), " ", inputs_[i].shape(), "; got ", inputs[i].dtype(), " ",
-               inputs[i].shape());
-  }
+  if (forward_) check(inputs);
   const NoGrad no_grad;
-  give_own_sums();
-  detail::refresh_autocast_parameters(device_, autocast_);
-  for (size_t i = 0; i < inputs.size(); ++i) copy_into(inputs_[i].detach(), inputs[i].detach());
+  keep_gradients();
+  // The graph of a forward that was never differentiated saved inputs that would change.
+  const bool is_whole = forward_ && (backward_ || cotangents_.empty());
+  if (!is_whole) {
+    record_forward(inputs);
+  } else {
+    detail::refresh_autocast_parameters(device_, autocast_);
+    for (size_t i = 0; i < inputs.size(); ++i) copy_into(inputs_[i].detach(), inputs[i].detach());
+  }
   upload_key();
   forward_->launch();
   for (const Counter& counter : counters_) {
@@ -195,30 +241,30 @@ Tensors RecordedFunction::Recording::run(const Tensors& inputs) {
   return results;
 }
 
-void RecordedFunction::Recording::give_own_sums() {
-  const auto is_overwritten = [](const ParameterGradient& entry) {
-    return entry.parameter.grad().same_as(entry.gradient);
-  };
-  if (std::none_of(gradients_.begin(), gradients_.end(), is_overwritten)) return;
-  if (!sums_.defined()) {
-    constexpr int64_t kAligned = 64;
-    std::vector<int64_t> begins;
-    int64_t end = 0;
-    for (const ParameterGradient& entry : gradients_) {
-      begins.push_back(end);
-      end += (entry.gradient.numel() + kAligned - 1) / kAligned * kAligned;
-    }
-    sums_ = empty({end}, f32, device_);
-    for (size_t i = 0; i < gradients_.size(); ++i) {
-      const Tensor& gradient = gradients_[i].gradient;
-      CAMO_CHECK(gradient.dtype() == f32, name_, ": sums of recorded gradients must be f32; got ", gradient.dtype());
-      gradients_[i].sum = reshape(slice(sums_, 0, begins[i], begins[i] + gradient.numel()), gradient.shape());
-    }
+void RecordedFunction::Recording::make_sums() {
+  constexpr int64_t kAligned = 64;
+  std::vector<int64_t> begins;
+  int64_t end = 0;
+  for (const ParameterGradient& entry : gradients_) {
+    begins.push_back(end);
+    end += (entry.gradient.numel() + kAligned - 1) / kAligned * kAligned;
   }
+  sums_ = empty({end}, f32, device_);
+  for (size_t i = 0; i < gradients_.size(); ++i) {
+    const Tensor& gradient = gradients_[i].gradient;
+    CAMO_CHECK(gradient.dtype() == f32, name_, ": sums of recorded gradients must be f32; got ", gradient.dtype());
+    gradients_[i].sum = reshape(slice(sums_, 0, begins[i], begins[i] + gradient.numel()), gradient.shape());
+  }
+}
+
+void RecordedFunction::Recording::keep_gradients() {
+  const auto is_overwritten = [](const ParameterGradient& entry) { return entry.is_overwritten(); };
+  if (std::none_of(gradients_.begin(), gradients_.end(), is_overwritten)) return;
+  if (!sums_.defined()) make_sums();
   fill(sums_, 0);
   Additions copies;  // onto zeros: few launches
   for (ParameterGradient& entry : gradients_) {
-    if (!is_overwritten(entry)) continue;
+    if (!entry.is_overwritten()) continue;
     copies.add(entry.sum, entry.gradient);
     entry.parameter.set_grad(entry.sum);
   }
@@ -234,6 +280,7 @@ Tensors RecordedFunction::Recording::run_backward(const Tensors& dy, uint64_t ru
     if (dy[i].defined()) copy_into(cotangents_[i], dy[i]);
     else fill(cotangents_[i], 0);
   }
+  if (!backward_) record_backward();
   backward_->launch();
   Additions additions;
   for (const ParameterGradient& entry : gradients_) {
@@ -256,20 +303,20 @@ struct RecordedNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     Tensors gradients = recording->run_backward(dy, run);
-    gradients.resize(edges().size());  // the anchor's is set already
+    gradients.resize(edges().size());  // none for the leaf that stands for the parameters
     return gradients;
   }
 };
 
 }  // namespace
 
-RecordedFunction::RecordedFunction(const char* name, const Module& module, const Function& fn, const Tensors& inputs,
-                                   cuda::MemoryPool& forward_memory, cuda::MemoryPool& backward_memory)
-    : recording_(std::make_shared<Recording>(name, module, fn, inputs, forward_memory, backward_memory)) {}
+RecordedFunction::RecordedFunction(const char* name, const Module& module, Function fn,
+                                   std::shared_ptr<cuda::MemoryPool> memory)
+    : recording_(std::make_shared<Recording>(name, module, std::move(fn), std::move(memory))) {}
 
 RecordedFunction::~RecordedFunction() = default;
 
-const Tensors& RecordedFunction::results() const { return recording_->outputs(); }
+void RecordedFunction::keep_gradients() { recording_->keep_gradients(); }
 
 Tensors RecordedFunction::operator()(const Tensors& inputs) {
   const Tensors outputs = recording_->run(inputs);
@@ -277,7 +324,7 @@ Tensors RecordedFunction::operator()(const Tensors& inputs) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     if (recording_->has_graph()[i]) differentiable.push_back(outputs[i]);
   }
-  from.push_back(recording_->anchor());
+  from.push_back(zeros({}, f32, cpu).set_requires_grad(true));  // results have a graph also when no input requires one
   if (!differentiable.empty()) record<RecordedNode<Recording>>(differentiable, from, recording_);
   return outputs;
 }

@@ -7,6 +7,7 @@ namespace camo {
 namespace {
 
 constexpr size_t kStages = 4;
+constexpr int64_t kSegment = int64_t{256} << 20;
 using ChoicesOnHost = std::array<std::shared_ptr<const HostCopy>, kStages>;
 
 /// The tensors of an encoding that the experts need, one kind after the other.
@@ -39,21 +40,11 @@ Tensors decoded(const CamoXpert& network, const Tensors& maps, const Shape& pict
   return tensors;
 }
 
-/// Shaped like the maps that experts leave, which are like those that they get.
-Tensors examples_of_maps(const Tensors& packed) {
-  Tensors maps;
-  for (size_t s = 0; s < kStages; ++s) {
-    maps.push_back(empty(packed[s].shape(), packed[s].dtype(), packed[s].device()).set_requires_grad(true));
-  }
-  return maps;
-}
-
 }  // namespace
 
-TrainingGraphs::TrainingGraphs(const CamoXpert& network, const Tensor& x)
+TrainingGraphs::TrainingGraphs(const CamoXpert& network, Device device)
     : network_(network),
-      encode_memory_(x.device()),
-      decode_memory_(x.device()),
+      memory_(std::make_shared<cuda::MemoryPool>(device, kSegment)),
       encode_(
           "recorded encoding", network,
           [this](const Tensors& in) {
@@ -61,17 +52,20 @@ TrainingGraphs::TrainingGraphs(const CamoXpert& network, const Tensor& x)
             for (size_t s = 0; s < kStages; ++s) choices_[s] = encoding.routing[s].indices_on_host;
             return packed(encoding);
           },
-          {x}, encode_memory_, decode_memory_),
+          memory_),
       decode_(
-          "recorded decoding", network,
-          [&network, pictures = x.shape()](const Tensors& in) { return decoded(network, in, pictures); },
-          examples_of_maps(encode_.results()), decode_memory_, decode_memory_) {}
+          "recorded decoding", network, [this](const Tensors& in) { return decoded(network_, in, pictures_); },
+          memory_) {}
 
 CamoXpertOutput TrainingGraphs::run(const Tensor& x) {
-  CamoXpertEncoding encoding = unpacked(encode_({x}), choices_);
+  pictures_ = x.shape();
+  encode_.keep_gradients();
+  decode_.keep_gradients();
+  const Tensors encoded = encode_({x});
+  CamoXpertEncoding encoding = unpacked(encoded, choices_);
   CamoXpertMixture mixture = network_.mix(encoding);
   Tensors maps;
-  for (size_t s = 0; s < kStages; ++s) maps.push_back(to(mixture.maps[s], encode_.results()[s].dtype()));
+  for (size_t s = 0; s < kStages; ++s) maps.push_back(to(mixture.maps[s], encoded[s].dtype()));
   const Tensors decoded = decode_(maps);
   CamoXpertOutput output;
   output.logits = decoded.front();

@@ -14,15 +14,16 @@ namespace camo {
 /// differ from step to step; the host waits once, for the choices.
 class TrainingGraphs {
  public:
-  /// Records under the settings of the call (Autocast); the network is in training mode and outlives this.
-  TrainingGraphs(const CamoXpert& network, const Tensor& x);
-  /// network(x) for pictures of the recorded shape; see RecordedFunction.
+  /// The network is in training mode, has run forward and backward, and outlives this.
+  TrainingGraphs(const CamoXpert& network, Device device);
+  /// network(x) for pictures of the first call's shape, under its settings (Autocast); see RecordedFunction.
   CamoXpertOutput run(const Tensor& x);
 
  private:
   const CamoXpert& network_;
   std::array<std::shared_ptr<const HostCopy>, 4> choices_;  // that the recorded encoding sends to the host
-  cuda::MemoryPool encode_memory_, decode_memory_;           // decoding lies between encoding and its backward
+  Shape pictures_;
+  std::shared_ptr<cuda::MemoryPool> memory_;
   RecordedFunction encode_, decode_;
 };
 
