@@ -151,12 +151,12 @@ class KeepCounters {
 
 // What the forward saves for the backward remembers its version, so inputs are filled before either is recorded.
 void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
+  autocast_ = autocast_dtype();
+  detail::refresh_autocast_parameters(device_, autocast_);
   const cuda::MemoryPool::Scope scope(*memory_);
   inputs_.clear();
   for (const Tensor& input : inputs) inputs_.push_back(clone(input.detach()).set_requires_grad(input.requires_grad()));
   if (!key_.defined()) key_ = zeros({2}, i64, device_);
-  autocast_ = autocast_dtype();
-  detail::refresh_autocast_parameters(device_, autocast_);
 
   const EnableGrad enable;
   const KeepRandomState random_numbers;
@@ -264,6 +264,7 @@ void RecordedFunction::Recording::keep_gradients() {
   fill(sums_, 0);
   Additions copies;  // onto zeros: few launches
   for (ParameterGradient& entry : gradients_) {
+    CAMO_ASSERT(!entry.parameter.grad().same_as(entry.sum));  // a backward sets all of them
     if (!entry.is_overwritten()) continue;
     copies.add(entry.sum, entry.gradient);
     entry.parameter.set_grad(entry.sum);
