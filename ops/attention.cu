@@ -20,6 +20,9 @@
 #include "ops/detail/same_device.h"
 #include "ops/detail/vector_math.h"
 #include "ops/elementwise.h"
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/recording.h"
+#endif
 
 namespace camo {
 namespace {
@@ -250,6 +253,9 @@ void check_arguments(const Tensor& q, const Tensor& k, const Tensor& v, const At
              ", v ", v.dtype());
   CAMO_CHECK(options.dropout >= 0 && options.dropout <= 1,
              "scaled_dot_product_attention: dropout must be in [0, 1]; got ", options.dropout);
+#ifdef CAMO_WITH_CUDA
+  if (options.dropout > 0 && q.is_cuda()) cuda::refuse_recording("attention with dropout");
+#endif
   CAMO_CHECK(options.scale.has_value() || q.size(3) > 0,
              "scaled_dot_product_attention: a head dimension of 0 needs a scale; got q ", q.shape());
   const Tensor& mask = options.mask;

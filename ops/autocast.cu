@@ -65,7 +65,6 @@ struct Copies {
     return entry.copy;
   }
 
- private:
   void refresh([[maybe_unused]] Device device) {
 #ifdef __CUDACC__
     std::vector<Pair> items;
@@ -123,6 +122,10 @@ Tensor autocast_parameter(const Tensor& parameter) {
   if (keeps && dtype != f32) return copies(parameter.device(), dtype).of(parameter, dtype);
   const NoGrad no_grad;
   return to(parameter, autocast_dtype());
+}
+
+void refresh_autocast_parameters(Device device, DType dtype) {
+  if (is_16_bit(dtype)) copies(device, dtype).refresh(device);
 }
 
 DType autocast_result(const Tensor& x) { return concerns(x) && x.dtype() == f32 ? autocast_dtype() : x.dtype(); }

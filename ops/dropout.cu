@@ -6,6 +6,7 @@
 #include "ops/dropout.h"
 #ifdef __CUDACC__
 #include "core/cuda/packs.cuh"
+#include "core/cuda/recording.h"
 #endif
 
 namespace camo {
@@ -45,13 +46,14 @@ struct DropGroup {
   int64_t count;
   float limit;
   cuda::Value<T> scale;
-  RandomKey key;
+  cuda::KernelKey drawn;
 
   __device__ T keep(T value, uint32_t word) const {
     using V = cuda::Value<T>;
     return convert<T>(uniform_from_bits(word) < limit ? V(0) : convert<V>(value) * scale);
   }
   __device__ void operator()(int64_t group) const {
+    const RandomKey key = drawn.now();
     const auto words = philox(key.seed, static_cast<uint64_t>(group), key.stream);
     const int64_t first = 4 * group;
     if (kPacked && first + 4 <= count) {
@@ -79,7 +81,7 @@ void drop_cuda([[maybe_unused]] const Tensor& y, [[maybe_unused]] const Tensor& 
     const auto scale = static_cast<cuda::Value<T>>(p < 1 ? 1 / (1 - p) : 0);
     const auto run = [&]<bool kPacked>() {
       cuda::for_each(x.device(), (count + 3) / 4, "dropout",
-                     DropGroup<T, kPacked>{out, in, count, static_cast<float>(p), scale, key});
+                     DropGroup<T, kPacked>{out, in, count, static_cast<float>(p), scale, cuda::kernel_key(key)});
     };
     if (cuda::is_aligned(in, 4 * sizeof(T)) && cuda::is_aligned(out, 4 * sizeof(T))) run.template operator()<true>();
     else run.template operator()<false>();

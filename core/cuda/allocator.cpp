@@ -252,8 +252,8 @@ thread_local MemoryPool* current_pool = nullptr;
 
 struct MemoryPool::Arena : ArenaLists {};
 
-MemoryPool::MemoryPool(Device device) : device_(device), arena_(std::make_unique<Arena>()) {
-  arena_->large_segment = kSegmentGranule;  // many small pools must not take 32 MiB each
+MemoryPool::MemoryPool(Device device, int64_t segment) : device_(device), arena_(std::make_unique<Arena>()) {
+  arena_->large_segment = segment;
 }
 MemoryPool::~MemoryPool() { allocator(device_).absorb(*arena_); }
 

@@ -92,15 +92,25 @@ std::string why_no_graph_conditions() {
 Graph::Graph(Device device, FunctionRef<void()> work, const void* passing) : device_(device) {
   Capture capture(device);
   work();
-  instantiate(capture.finish(), passing);
+  instantiate(capture.finish());
+  hold(passing);
 }
 
-void Graph::instantiate(cudaGraph_t recorded, const void* passing) {
+Graph Graph::without_hold(Device device, FunctionRef<void()> work) {
+  Graph result(device);
+  Capture capture(device);
+  work();
+  result.instantiate(capture.finish());
+  return result;
+}
+
+void Graph::instantiate(cudaGraph_t recorded) {
   const cudaError_t status = cudaGraphInstantiate(&graph_, recorded, 0);
   cudaGraphDestroy(recorded);
   CAMO_CUDA(status);
-  hold_ = std::make_unique<MemoryHold>(device_, passing);
 }
+
+void Graph::hold(const void* passing) { hold_ = std::make_unique<MemoryHold>(device_, passing); }
 
 Graph::~Graph() {
   if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
@@ -158,7 +168,8 @@ GraphBuilder::Step GraphBuilder::add_if(Condition condition, MemoryPool& memory,
 
 Graph GraphBuilder::finish(const void* passing) {
   Graph result(device_);
-  result.instantiate(std::exchange(graph_, nullptr), passing);
+  result.instantiate(std::exchange(graph_, nullptr));
+  result.hold(passing);
   return result;
 }
 

@@ -28,6 +28,8 @@ std::string why_no_graph_conditions();
 class Graph {
  public:
   Graph(Device device, FunctionRef<void()> work, const void* passing = nullptr);
+  /// Keeps no memory itself: the caller has a MemoryHold and the tensors that `work` uses.
+  static Graph without_hold(Device device, FunctionRef<void()> work);
   ~Graph();
   Graph(Graph&& other) noexcept;
   Graph& operator=(Graph&& other) noexcept;
@@ -37,7 +39,8 @@ class Graph {
  private:
   friend class GraphBuilder;
   explicit Graph(Device device) : device_(device) {}
-  void instantiate(cudaGraph_t recorded, const void* passing);
+  void instantiate(cudaGraph_t recorded);
+  void hold(const void* passing);
 
   Device device_;
   cudaGraphExec_t graph_ = nullptr;

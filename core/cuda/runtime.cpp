@@ -31,6 +31,7 @@ struct DeviceState {
 
 thread_local int current_device = -1;  // of this thread; -1: not known
 thread_local bool recording = false;
+thread_local const RecordedKeys* recorded_keys = nullptr;
 
 void make_current(Device device) {
   if (current_device == device.index) return;
@@ -97,8 +98,20 @@ bool is_recording() { return recording; }
 bool set_recording(bool on) { return std::exchange(recording, on); }
 void refuse_recording(const char* what) {
   CAMO_CHECK_CODE(device, !recording,
-                  "graph: work that is recorded must not wait for the device nor exchange data with ", "the host; got ",
+                  "graph: recorded work must need nothing of the host and draw new random numbers in each launch; got ",
                   what, "; keep it out of the recorded part, or use --cuda-graphs off");
+}
+
+RecordedKeys::RecordedKeys(const RandomKey* base, RandomKey first) : base_(base), first_(first) {
+  CAMO_ASSERT(recorded_keys == nullptr);
+  recorded_keys = this;
+}
+RecordedKeys::~RecordedKeys() { recorded_keys = nullptr; }
+
+KernelKey kernel_key(RandomKey key) {
+  if (!recording) return {key};
+  if (recorded_keys == nullptr) refuse_recording("random numbers, the same in each launch");
+  return {{key.seed, key.stream - recorded_keys->first_.stream}, recorded_keys->base_};
 }
 
 IndexFault* index_fault(Device device) { return state(device).fault; }
@@ -149,7 +162,9 @@ Event::Event(bool with_time) {
   CAMO_CUDA(cudaEventCreateWithFlags(&event_, with_time ? cudaEventDefault : cudaEventDisableTiming));
 }
 Event::~Event() { cudaEventDestroy(event_); }
-void Event::record(cudaStream_t stream) { CAMO_CUDA(cudaEventRecord(event_, stream)); }
+void Event::record(cudaStream_t stream) {
+  CAMO_CUDA(cudaEventRecordWithFlags(event_, stream, recording ? cudaEventRecordExternal : cudaEventRecordDefault));
+}
 void Event::block(cudaStream_t stream) const { CAMO_CUDA(cudaStreamWaitEvent(stream, event_)); }
 void Event::synchronize() const { CAMO_CUDA(cudaEventSynchronize(event_)); }
 float Event::milliseconds_since(const Event& start) const {

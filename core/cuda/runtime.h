@@ -50,6 +50,7 @@ class Event {
   ~Event();
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
+  /// In recorded work each launch reaches the event anew.
   void record(cudaStream_t stream);
   /// Later work of `stream` waits for this event.
   void block(cudaStream_t stream) const;

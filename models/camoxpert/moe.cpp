@@ -52,13 +52,17 @@ Routing MoELayer::route(const Tensor& x) const {
   const OpScope scope("experts");
   const Tensor logits = gate_(x);
   const TopK top = top_k(logits, chosen_per_image_);
-  return {.gate_logits = logits.detach(), .indices = top.indices, .weights = softmax(top.values, -1)};
+  return {.gate_logits = logits.detach(),
+          .indices = top.indices,
+          .weights = softmax(top.values, -1),
+          .indices_on_host = nullptr};
 }
 
 RoutingReport MoELayer::report(const Routing& routing) const {
   RoutingReport report{.chosen = {}, .weights = routing.weights.detach(), .counts = {}};
   report.counts.assign(experts_.size(), 0);
-  const std::vector<int64_t> flat = routing.indices.to_vector<int64_t>();
+  const std::vector<int64_t> flat =
+      routing.indices_on_host ? routing.indices_on_host->wait() : routing.indices.to_vector<int64_t>();
   for (auto row = flat.begin(); row != flat.end(); row += chosen_per_image_) {
     report.chosen.emplace_back(row, row + chosen_per_image_);
     for (const int64_t expert : report.chosen.back()) ++report.counts[static_cast<size_t>(expert)];

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "core/host_copy.h"
 #include "models/camoxpert/experts.h"
 #include "models/camoxpert/gate.h"
 
@@ -19,9 +21,10 @@ struct MoESpec {
 
 /// What the gate of one layer decided for a batch, where the batch is.
 struct Routing {
-  Tensor gate_logits;  // [N, experts], outside of the graph
-  Tensor indices;      // [N, k] i64: the chosen experts, largest logit first
-  Tensor weights;      // [N, k]
+  Tensor gate_logits;                               // [N, experts], outside of the graph
+  Tensor indices;                                   // [N, k] i64: the chosen experts, largest logit first
+  Tensor weights;                                   // [N, k]
+  std::shared_ptr<const HostCopy> indices_on_host;  // on their way; null: not yet asked for
 };
 
 /// The same for the host.
@@ -48,7 +51,7 @@ class MoELayer : public Module {
 
   // The steps alone: a network with several layers routes in all of them before it waits for the first choice.
   Routing route(const Tensor& x) const;
-  /// Copies the choice to the host: waits for the device.
+  /// The choice on the host: waits for it.
   RoutingReport report(const Routing& routing) const;
   Tensor mix(const Tensor& x, const Routing& routing, const RoutingReport& report) const;
 

@@ -1,6 +1,7 @@
 #include "models/camoxpert/network.h"
 
 #include <numeric>
+#include <utility>
 
 #include "core/autocast.h"
 #include "ops/ops.h"
@@ -67,22 +68,35 @@ CamoXpert::CamoXpert(const CamoXpertSpec& spec)
   set_gradient_checkpointing(spec.gradient_checkpointing);
 }
 
-std::array<Tensor, 4> CamoXpert::features(const Tensor& x) const {
+Tensor CamoXpert::begin(const Tensor& x) const {
   CAMO_CHECK(x.dims() == 4 && x.size(3) == 3, "camoxpert: input must be [N, H, W, 3]; got ", x.shape());
   CAMO_CHECK(x.size(1) >= 32 && x.size(2) >= 32, "camoxpert: height and width must be at least 32; got ", x.shape(),
              "; resize the picture");
-  std::array<Tensor, 4> maps = backbone_(x);
-  if (autocast_dtype() != f32) {  // the residual stream is wide; nothing behind it scales layers down
-    for (Tensor& map : maps) map = camo::to(map, autocast_dtype());
-  }
+  return backbone_.stem(x);
+}
+
+Tensor CamoXpert::leave_backbone(const Tensor& map) const {
+  // The residual stream is wide; nothing behind it scales layers down.
+  return autocast_dtype() != f32 ? camo::to(map, autocast_dtype()) : map;
+}
+
+std::array<Tensor, 4> CamoXpert::features(const Tensor& x) const {
+  std::array<Tensor, 4> maps;
+  Tensor y = begin(x);
+  for (size_t s = 0; s < 4; ++s) maps[s] = leave_backbone(y = backbone_.stage(s)(y));
   return maps;
 }
 
 CamoXpertEncoding CamoXpert::encode(const Tensor& x) const {
-  CamoXpertEncoding encoding{.features = features(x), .enhanced = {}, .routing = {}};
+  CamoXpertEncoding encoding;
+  Tensor y = begin(x);
+  // A stage's choices are on their way to the host while the next stages run: it can queue their experts meanwhile.
   for (size_t s = 0; s < 4; ++s) {
+    y = backbone_.stage(s)(y);
+    encoding.features[s] = leave_backbone(y);
     encoding.enhanced[s] = enhance(s, encoding.features[s]);
     encoding.routing[s] = moe_layers_[s].route(encoding.enhanced[s]);
+    encoding.routing[s].indices_on_host = std::make_shared<HostCopy>(contiguous(encoding.routing[s].indices));
   }
   return encoding;
 }
@@ -105,24 +119,29 @@ CamoXpertOutput CamoXpert::decode(const std::array<Tensor, 4>& maps, int64_t hei
   return out;
 }
 
+CamoXpertMixture CamoXpert::mix(CamoXpertEncoding& encoding) const {
+  CamoXpertMixture mixture;
+  for (size_t s = 0; s < 4; ++s) {
+    mixture.routing[s] = moe_layers_[s].report(encoding.routing[s]);
+    const Tensor enhanced = std::exchange(encoding.enhanced[s], {});
+    mixture.maps[s] = moe_layers_[s].mix(enhanced, encoding.routing[s], mixture.routing[s]);
+  }
+  return mixture;
+}
+
 CamoXpertOutput CamoXpert::operator()(const Tensor& x, const CamoXpertOptions& options) const {
   CamoXpertEncoding encoding = encode(x);
-  // All layers have their choices queued before the first is waited for: a device is idle once, not four times.
-  std::array<RoutingReport, 4> routing;
-  for (size_t s = 0; s < 4; ++s) routing[s] = moe_layers_[s].report(encoding.routing[s]);
-  if (!options.keep_stages) encoding.features = {};
-  std::array<Tensor, 4> maps;
   std::vector<StageTrace> stages;
-  for (size_t s = 0; s < 4; ++s) {
-    Tensor enhanced = std::move(encoding.enhanced[s]);  // inference needs it no longer than the experts
-    maps[s] = moe_layers_[s].mix(enhanced, encoding.routing[s], routing[s]);
-    if (!options.keep_stages) continue;
+  for (size_t s = 0; options.keep_stages && s < 4; ++s) {
     stages.push_back(
-        {encoding.features[s].detach(), enhanced.detach(), maps[s].detach(), encoding.routing[s].gate_logits});
+        {encoding.features[s].detach(), encoding.enhanced[s].detach(), {}, encoding.routing[s].gate_logits});
   }
-  CamoXpertOutput out = decode(maps, x.size(1), x.size(2));
-  for (const RoutingReport& layer : routing) out.aux += layer.aux;
-  out.routing = std::move(routing);
+  encoding.features = {};
+  CamoXpertMixture mixture = mix(encoding);
+  for (size_t s = 0; s < stages.size(); ++s) stages[s].mixed = mixture.maps[s].detach();
+  CamoXpertOutput out = decode(mixture.maps, x.size(1), x.size(2));
+  for (const RoutingReport& layer : mixture.routing) out.aux += layer.aux;
+  out.routing = std::move(mixture.routing);
   out.stages = std::move(stages);
   return out;
 }

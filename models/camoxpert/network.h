@@ -39,6 +39,12 @@ struct CamoXpertEncoding {
   std::array<Routing, 4> routing;  // per stage, on the pictures' device
 };
 
+/// What its experts made of them.
+struct CamoXpertMixture {
+  std::array<Tensor, 4> maps;            // per stage
+  std::array<RoutingReport, 4> routing;  // per stage
+};
+
 struct CamoXpertOptions {
   bool keep_stages = false;  // fill CamoXpertOutput::stages
 };
@@ -58,12 +64,15 @@ class CamoXpert : public Module {
   /// x [N, H, W, 3], at least 32 x 32.
   CamoXpertOutput operator()(const Tensor& x, const CamoXpertOptions& options = {}) const;
 
-  // The parts that operator() is made of. encode() is features(), and for each stage enhance() and moe_layer().route();
-  // nothing in it waits for the device. moe_layer().report() and .mix() of each stage lie between it and decode().
+  // The parts that operator() is made of. encode() is for each stage features(), enhance() and moe_layer().route();
+  // nothing in it waits for the device. mix() lies between it and decode(), moe_layer().report() and .mix() of each
+  // stage.
   CamoXpertEncoding encode(const Tensor& x) const;
   std::array<Tensor, 4> features(const Tensor& x) const;
   Tensor enhance(size_t stage, const Tensor& feature) const { return sdta_blocks_[stage](feature); }
   const MoELayer& moe_layer(size_t stage) const { return moe_layers_[stage]; }
+  /// report() and mix() of each stage. Releases encoding.enhanced, which inference needs no longer than the experts.
+  CamoXpertMixture mix(CamoXpertEncoding& encoding) const;
   /// Logits (and deep ones) at height x width from the mixed maps of the stages.
   CamoXpertOutput decode(const std::array<Tensor, 4>& maps, int64_t height, int64_t width) const;
 
@@ -74,6 +83,10 @@ class CamoXpert : public Module {
   void set_gradient_checkpointing(bool on);
 
  private:
+  /// What the first stage of the backbone gets, and what others get of its stages.
+  Tensor begin(const Tensor& x) const;
+  Tensor leave_backbone(const Tensor& map) const;
+
   CamoXpertSpec spec_;
   std::array<int64_t, 4> dims_;
   EdgeNeXt& backbone_;

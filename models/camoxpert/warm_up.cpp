@@ -2,26 +2,10 @@
 
 #include "core/autocast.h"
 #include "core/autograd.h"
-#include "core/random.h"
+#include "core/random_scope.h"
 #include "ops/shape_ops.h"
 
 namespace camo {
-
-namespace {
-
-/// Dropout draws numbers; what was drawn within the scope is drawn again after it.
-class SameRandomNumbers {
- public:
-  SameRandomNumbers() : state_(default_generator().state()) {}
-  ~SameRandomNumbers() { default_generator().set_state(state_); }
-  SameRandomNumbers(const SameRandomNumbers&) = delete;
-  SameRandomNumbers& operator=(const SameRandomNumbers&) = delete;
-
- private:
-  RandomKey state_;
-};
-
-}  // namespace
 
 void warm_up_experts(CamoXpert& network, int64_t batch, int64_t height, int64_t width, DType autocast) {
   CAMO_CHECK(batch >= 1, "warm_up_experts: batch must be at least 1; got ", batch);
@@ -29,7 +13,7 @@ void warm_up_experts(CamoXpert& network, int64_t batch, int64_t height, int64_t 
     CAMO_CHECK(!named.tensor.grad().defined(), "warm_up_experts: parameters must have no gradients; got one of ",
                named.name, "; call zero_grad() first");
   }
-  const SameRandomNumbers guard;
+  const KeepRandomState random_numbers;
   const EnableGrad enable;
   const Device device = network.parameters().front().device();
   CamoXpertEncoding encoding;

@@ -48,12 +48,16 @@ EdgeNeXt::EdgeNeXt(const EdgeNeXtSpec& spec)
   }
 }
 
-std::array<Tensor, 4> EdgeNeXt::operator()(const Tensor& x) const {
+Tensor EdgeNeXt::stem(const Tensor& x) const {
   CAMO_CHECK(x.dims() == 4 && x.size(3) == 3, "edgenext: input must be [N, H, W, 3]; got ", x.shape());
   CAMO_CHECK(x.size(1) >= 32 && x.size(2) >= 32, "edgenext: height and width must be at least 32; got ", x.shape(),
              "; resize the picture");
+  return stem_1_(stem_0_(x));
+}
+
+std::array<Tensor, 4> EdgeNeXt::operator()(const Tensor& x) const {
   std::array<Tensor, 4> features;
-  Tensor y = stem_1_(stem_0_(x));
+  Tensor y = stem(x);
   for (size_t s = 0; s < 4; ++s) features[s] = y = (*stages_[s])(y);
   return features;
 }

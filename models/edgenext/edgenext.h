@@ -42,6 +42,9 @@ class EdgeNeXt : public Module {
   explicit EdgeNeXt(const EdgeNeXtSpec& spec);
   /// x [N, H, W, 3], H and W at least 32.
   std::array<Tensor, 4> operator()(const Tensor& x) const;
+  /// The parts that operator() is made of: the stages one after the other on what the stem leaves.
+  Tensor stem(const Tensor& x) const;
+  const EdgeNeXtStage& stage(size_t s) const { return *stages_[s]; }
   const EdgeNeXtSpec& spec() const { return spec_; }
   void set_gradient_checkpointing(bool on);
 

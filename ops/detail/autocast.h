@@ -12,6 +12,9 @@ Tensor autocast_operand(const Tensor& x);
 /// gradient it computes in the parameter's own dtype. Kept from call to call while the parameter does not change.
 Tensor autocast_parameter(const Tensor& parameter);
 
+/// Makes the kept copies of all parameters in this dtype that have changed anew: recorded work reads them as they are.
+void refresh_autocast_parameters(Device device, DType dtype);
+
 /// The dtype of layer_norm(x): of the scope for f32 x, else that of x.
 DType autocast_result(const Tensor& x);
 

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/random.h"
 #include "models/camoxpert/inference_runner.h"
+#include "models/camoxpert/training_runner.h"
 #include "models/camoxpert/warm_up.h"
 #include "ops/ops.h"
 
@@ -81,6 +82,7 @@ class RandomTraining final : public Workload {
   RandomTraining(const NetworkBenchOptions& options, Device device)
       : options_(options.train),
         network_(make_network(options, device)),
+        runner_(*network_, parse_cuda_graphs(options_.common.cuda_graphs)),
         pictures_(options_, device),
         loss_(make_loss(options_.loss)),
         optimizer_(make_optimizer(*network_, options_)) {
@@ -101,13 +103,14 @@ class RandomTraining final : public Workload {
   }
 
   Counts pictures_per_expert() const override { return counts_; }
+  bool used_graphs() const override { return runner_.used_graphs(); }
 
  private:
   void step(const Mark& mark) {
     network_->zero_grad();
     const LossOutput loss = [&] {
       const Autocast scope(options_.common.autocast());
-      const CamoXpertOutput output = (*network_)(pictures_.images);
+      const CamoXpertOutput output = runner_(pictures_.images);
       counts_ = counts_of(output);
       return (*loss_)(output, pictures_.masks);
     }();
@@ -123,6 +126,7 @@ class RandomTraining final : public Workload {
 
   TrainOptions options_;
   std::unique_ptr<CamoXpert> network_;
+  TrainingRunner runner_;
   RandomPictures pictures_;
   std::unique_ptr<Loss> loss_;
   std::unique_ptr<AdamW> optimizer_;
@@ -182,7 +186,8 @@ class DiskTraining final : public Workload {
         stepper_(*network_, *loss_, loader_, batches_, nullptr,
                  {.clip_norm = options_.clip_norm,
                   .autocast = options_.common.autocast(),
-                  .loss_scale = options_.loss_scale}),
+                  .loss_scale = options_.loss_scale,
+                  .cuda_graphs = parse_cuda_graphs(options_.common.cuda_graphs)}),
         steps_between_reads_(steps_between_reads(device)) {
     stepper_.set_optimizer(make_optimizer(*network_, options_));
     make_group_plans(*network_, options, device);
@@ -221,6 +226,7 @@ class DiskTraining final : public Workload {
   }
 
   double seconds_waited() const override { return batches_.seconds_waited(); }
+  bool used_graphs() const override { return stepper_.used_graphs(); }
 
  private:
   TrainOptions options_;

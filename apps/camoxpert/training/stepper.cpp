@@ -18,6 +18,7 @@ size_t steps_between_reads(Device device) { return device.is_cuda() ? 10 : 1; }
 Stepper::Stepper(CamoXpert& network, const Loss& loss, DataLoader& loader, DeviceBatches& batches, Ema* ema,
                  const StepOptions& options)
     : network_(network),
+      runner_(network, options.cuda_graphs),
       loss_(loss),
       loader_(loader),
       batches_(batches),
@@ -42,7 +43,7 @@ void Stepper::accumulate(Pending& pending) {
     CAMO_ASSERT(batch.has_value());
     const auto [output, loss] = [&] {
       const Autocast precision(options_.autocast);
-      CamoXpertOutput predicted = network_(batch->images);
+      CamoXpertOutput predicted = runner_(batch->images);
       LossOutput computed = loss_(predicted, batch->masks);
       return std::pair(std::move(predicted), std::move(computed));
     }();

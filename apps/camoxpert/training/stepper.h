@@ -12,6 +12,7 @@
 #include "data/device_batches.h"
 #include "models/camoxpert/loss.h"
 #include "models/camoxpert/network.h"
+#include "models/camoxpert/training_runner.h"
 #include "nn/optim/adamw.h"
 #include "nn/optim/ema.h"
 #include "nn/optim/grad_scaler.h"
@@ -46,6 +47,7 @@ struct StepOptions {
   double clip_norm = 1;
   DType autocast = f32;       // of the passes; f16 has its loss scaled
   double loss_scale = 65536;  // the first one
+  CudaGraphs cuda_graphs = CudaGraphs::automatic;
 };
 
 /// After so many steps the pending ones should be read: on a GPU each read waits for it.
@@ -60,6 +62,8 @@ class Stepper {
   /// The optimizer of the following steps. No step may be pending.
   void set_optimizer(std::unique_ptr<AdamW> optimizer);
   AdamW* optimizer() const { return optimizer_.get(); }
+  /// Whether the last batch was launched as CUDA graphs.
+  bool used_graphs() const { return runner_.used_graphs(); }
   /// Of f16, else null. Counts pending steps as taken.
   GradScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
 
@@ -100,6 +104,7 @@ class Stepper {
   void restore_buffers(const Pending& pending) const;
 
   CamoXpert& network_;
+  TrainingRunner runner_;
   const Loss& loss_;
   DataLoader& loader_;
   DeviceBatches& batches_;

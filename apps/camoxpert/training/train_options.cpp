@@ -11,6 +11,7 @@ namespace camo::app {
 void TrainOptions::add_to(CLI::App& command) {
   common.add_to(command);
   common.add_amp(command);
+  common.add_cuda_graphs(command);
   const auto option = [&](const char* flag, auto& value, const char* text, const char* group) {
     return command.add_option(flag, value, text)->capture_default_str()->group(group);
   };

@@ -49,9 +49,11 @@ void Trainer::make_loader() {
 }
 
 void Trainer::make_stepper() {
-  stepper_ = std::make_unique<Stepper>(
-      *network_, *loss_, *loader_, *batches_, ema_.get(),
-      StepOptions{.clip_norm = options_.clip_norm, .autocast = autocast_, .loss_scale = options_.loss_scale});
+  stepper_ = std::make_unique<Stepper>(*network_, *loss_, *loader_, *batches_, ema_.get(),
+                                       StepOptions{.clip_norm = options_.clip_norm,
+                                                   .autocast = autocast_,
+                                                   .loss_scale = options_.loss_scale,
+                                                   .cuda_graphs = parse_cuda_graphs(options_.common.cuda_graphs)});
   if (stepper_->scaler() != nullptr && !state_.scaler.is_null()) load_scaler(*stepper_->scaler(), state_.scaler);
 }
 
