@@ -59,6 +59,23 @@ TEST_P(AttentionWindows, ManyRangesOfQueries) {
   expect_agrees(random_normal({1, 2500, 3, 8, 20}, 1, dtype()), "2500 tokens, width 20");
 }
 
+/// However the queries of a head are divided among blocks, which follows from the number of heads.
+TEST_P(AttentionWindows, GradientsDoNotDependOnTheBatch) {
+  for (const int64_t width : {10, 20}) {
+    const Tensor qkv = random_normal({1, 1300, 3, 8, width}, 1, dtype());
+    const Tensor dy = random_normal({1, 1300, 8, width}, 1, dtype());
+    const Tensor alone = attend(qkv, dy, AttentionBackend::flash).dqkv;
+    for (const int64_t batch : {2, 4, 8, 16, 19}) {
+      const Attended many = attend(concat(Tensors(static_cast<size_t>(batch), qkv), 0),
+                                   concat(Tensors(static_cast<size_t>(batch), dy), 0), AttentionBackend::flash);
+      for (const int64_t i : {int64_t{0}, batch / 2, batch - 1}) {
+        EXPECT_TRUE(bitwise_equal(clone(slice(many.dqkv, 0, i, i + 1)), alone))
+            << "width " << width << ", picture " << i << " of " << batch;
+      }
+    }
+  }
+}
+
 TEST_P(AttentionWindows, ReferencesAreRaised) {
   // Scores that grow or shrink by 2 with each key, to several hundred: a new reference every few keys.
   for (const double slope : {2.0, -2.0}) {

@@ -1,5 +1,5 @@
 // Attention backward of narrow heads in 16 bits without rules: five products and one exponential per score, and every
-// sum in one fixed order, without atomics.
+// sum in one fixed order.
 //
 //   P = exp(scale q k^T - L),  dP = dy v^T,  dS = P * (dP - delta),  dv = P^T dy,  dk = scale dS^T q,  dq = scale dS k
 //
@@ -11,48 +11,23 @@
 // of 16 queries in a ring: in step s warp w is at tile w + s, so that no two touch the same sums, and each tile meets
 // the keys in one order. Before a warp adds to dq it waits until all have added in the step before, which is a whole
 // step's work ago. The same waits tell that a round's rows are ready and that nobody reads those of the round before.
-// Where a head has several ranges, each adds its dk and dv to f32 sums in memory when the one before has done so, and
-// the last stores their total: the order is fixed, and memory does not depend on the number of ranges. A range waits
-// only for blocks of lower numbers, which the device starts earlier. Layout: windows, as in the forward pass. dq: for
-// each tile of 16 queries, pairs of columns, each eight times two rows' (g, g + 8), swizzled so that a quarter of a
-// warp touches 32 banks. A tile of 16 x 16 scores issues 10 products of 16 x 8 x 16 at D = 10 (6.1 clocks each on a
-// scheduler's tensor core, where other arithmetic waits), 8 exponentials (8 clocks each), 8 multiply-adds, 8
-// multiplications, 8 packings, 4 transpositions and a third of the 43 instructions beside them in a step: 60 in all.
-// With operands in registers they take 84 clocks of a scheduler, here 145. Bound by: the latencies of that chain, which
-// three warps of a scheduler do not hide (it issues in every other clock, H100); registers allow no fourth.
+// dk and dv are made of summands, of the same queries whatever the batch: a block adds each to f32 sums in memory,
+// which does not wait, and the last one stores the total. Few heads get a block for each summand, many heads blocks
+// that make several one after the other: the order of the sums is the same. A block waits only for those of lower
+// numbers, which the device starts earlier. Layout: windows, as in the forward pass. dq: for each tile of 16 queries,
+// pairs of columns, each eight times two rows' (g, g + 8), swizzled so that a quarter of a warp touches 32 banks. A
+// tile of 16 x 16 scores issues 10 products of 16 x 8 x 16 at D = 10 (6.1 clocks each on a scheduler's tensor core,
+// where other arithmetic waits), 8 exponentials (8 clocks each), 8 multiply-adds, 8 multiplications, 8 packings, 4
+// transpositions and a third of the 43 instructions beside them in a step: 60 in all. With operands in registers they
+// take 84 clocks of a scheduler, here 145. Bound by: the latencies of that chain, which three warps of a scheduler do
+// not hide (it issues in every other clock, H100); registers allow no fourth.
 #pragma once
 
 #include "ops/attention/cuda/narrow_numbers.cuh"
-#include "ops/attention/cuda/narrow_ptx.cuh"
+#include "ops/attention/cuda/narrow_sums.cuh"
 #include "ops/attention/cuda/warp16.cuh"
 
 namespace camo::flash {
-
-template <class T_, int kWidth_, int kKeyTiles_, int kWarps_>
-struct NarrowBackward {
-  using T = T_;
-  static constexpr int kWidth = kWidth_, kKeyTiles = kKeyTiles_, kWarps = kWarps_;
-  static constexpr int kRows = 16 * kWarps;  // of a round
-  static constexpr int kThreads = kLanes * kWarps, kGroupKeys = 16 * kKeyTiles * kWarps;
-  static constexpr int kPitch = window_pitch(kWidth);
-  static constexpr int kSteps = kWidth / 16, kColumns = kWidth / 8;
-  static constexpr bool kHalfStep = kWidth % 16 != 0;
-  static constexpr int kDepth = kSteps * 4 + (kHalfStep ? 2 : 0);  // registers of a left operand
-  static constexpr int kParts = 3;                                 // of delta: three 16-bit numbers add up to an f32
-  static constexpr int kTileBytes = kRows * kPitch * 2;
-  static constexpr int kSumsAt = 2 * kTileBytes, kDeltasAt = kSumsAt + kRows * 4;
-  static constexpr int kStageBytes = kDeltasAt + kRows * kWidth / 8 * 4;  // queries, dy, -L, a delta for each piece
-  static constexpr int kFixedBytes = 2 * kStageBytes + 128;               // beside dq
-  static_assert(kStageBytes % 128 == 0 && kWarps > 4);
-  static constexpr int kPairBytes = 16 * 8;  // of one pair of columns of a tile of 16 queries
-};
-
-/// Pairs of columns, of the window's, that a row touches.
-struct PairSpan {
-  int first, count;
-  __host__ __device__ PairSpan(int offset, int width)
-      : first(offset / 2), count((offset + width + 1) / 2 - offset / 2) {}
-};
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
@@ -67,7 +42,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   // Ranges of a head add dk and dv one after the other: the first ranges of all heads come first.
   const int heads = call.batch * call.heads, head = blockIdx.x % heads, range = blockIdx.x / heads;
   const int b = head / call.heads, h = head % call.heads;
-  const int first_query = range * plan.range_rows, queries = min(plan.range_rows, call.queries - first_query);
+  const int range_rows = plan.range_sums * plan.sum_rounds * S::kRows, first_query = range * range_rows;
+  const int queries = min(range_rows, call.queries - first_query);
   const int rounds = (queries + S::kRows - 1) / S::kRows;
   const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes, g = lane / 4, t = lane % 4;
   const WindowCopy<T, S::kWidth, S::kThreads> copy(call.q.of(b, h), call.width);
@@ -82,7 +58,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   for (int i = threadIdx.x * 16; i < dq_bytes; i += S::kThreads * 16) {
     *reinterpret_cast<uint4*>(dq_sums + i) = make_uint4(0, 0, 0, 0);
   }
-  if (threadIdx.x == 0) barrier_init(barrier, kWarps);
+  if (threadIdx.x == 0) barrier_init(barrier, S::kThreads);
 
   // Columns of a window that belong to no row carry -delta in dy, in parts, and what a part counts in v: their
   // product with the others' is dP - delta. The first part counts 1024, so that f16 holds any.
@@ -273,8 +249,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
             }
 #pragma unroll
             for (int w = 0; w < kColumns; ++w) store_sums(dq_at + 512 * w, is_part[w], dq[w]);
-            __syncwarp();
-            if (lane == 0) barrier_arrive(barrier);
+            barrier_arrive(barrier);
             ++step;
             place = place + 1 < kWarps ? place + 1 : 0;
           }
@@ -282,79 +257,15 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 #pragma unroll 1
           for (int s = 0; s < steps; ++s) {
             barrier_wait(barrier, ~step & 1);
-            if (lane == 0) barrier_arrive(barrier);
+            barrier_arrive(barrier);
             ++step;
           }
         }
         if (more && part == 0) fetch(number + 1);
         if (more && part == 1) finish(number + 1);
       }
-    }
-
-    // Sums of the ranges before, which have all been added when it is this one's turn.
-    const int64_t part = (static_cast<int64_t>(head) * groups + group) * kWarps + warp;
-    const bool last = range + 1 == plan.ranges;
-    if (plan.ranges > 1) {
-      constexpr int kPairSums = S::kPairBytes / 4;
-      const int64_t size = int64_t{kKeyTiles} * span.count * kPairSums;
-      float* dk_sums = plan.sums + part * size + first_pair * kPairSums + 4 * g;
-      float* dv_sums = dk_sums + static_cast<int64_t>(heads) * groups * kWarps * size;
-      const auto at = [&](int m, int w) { return (m * span.count + 4 * w) * kPairSums; };
-      if (range > 0) {
-        if (lane == 0) wait_turn(plan.turns + part, range);
-        __syncwarp();
-        float dk_before[kKeyTiles][kColumns][4], dv_before[kKeyTiles][kColumns][4];
-#pragma unroll
-        for (int m = 0; m < kKeyTiles; ++m) {
-#pragma unroll
-          for (int w = 0; w < kColumns; ++w) {
-            load_parts(dk_before[m][w], dk_sums + at(m, w), is_part[w]);
-            load_parts(dv_before[m][w], dv_sums + at(m, w), is_part[w]);
-          }
-        }
-#pragma unroll
-        for (int m = 0; m < kKeyTiles; ++m) {
-#pragma unroll
-          for (int w = 0; w < kColumns; ++w) {
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-              dk[m][w][e] += dk_before[m][w][e];
-              dv[m][w][e] += dv_before[m][w][e];
-            }
-          }
-        }
-      }
-      if (!last) {
-#pragma unroll
-        for (int m = 0; m < kKeyTiles; ++m) {
-#pragma unroll
-          for (int w = 0; w < kColumns; ++w) {
-            store_parts(dk_sums + at(m, w), is_part[w], dk[m][w]);
-            store_parts(dv_sums + at(m, w), is_part[w], dv[m][w]);
-          }
-        }
-        __threadfence();
-        __syncwarp();
-        if (lane == 0) give_turn(plan.turns + part, range + 1);
-        continue;
-      }
-    }
-#pragma unroll
-    for (int m = 0; m < kKeyTiles; ++m) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = 16 * m + g + 8 * half, key = first_key + row;
-        if (row >= count) continue;
-#pragma unroll
-        for (int w = 0; w < kColumns; ++w) {
-          const float *x = dk[m][w] + 2 * half, *y = dv[m][w] + 2 * half;
-          const int column = 8 * w + 2 * t;
-          if (call.dk.data) {
-            T* to = call.dk.of(b, h) + key * call.dk.row;
-            store_pair(to, column, begin, end, x[0] * call.scale, x[1] * call.scale);
-          }
-          if (call.dv.data) store_pair(call.dv.of(b, h) + key * call.dv.row, column, begin, end, y[0], y[1]);
-        }
+      if (count > 0 && ((round + 1) % plan.sum_rounds == 0 || round + 1 == rounds)) {
+        add_key_sums<S>(call, plan, group, round, round + 1 == rounds, dk, dv);
       }
     }
   }

@@ -5,13 +5,15 @@
 
 namespace camo::flash {
 
-/// What the ranges of a head have in common.
+/// How the queries of a head are divided. dk and dv are made of summands, of the same queries whatever the batch; a
+/// range is what one block does, a number of summands.
 struct NarrowPlan {
-  int ranges, range_rows;
+  int ranges, range_sums, sum_rounds, sums_of_head;
   const float2* numbers;  // [B, H, Nq]: -L in base 2, -delta
-  // Where there are several ranges:
-  float* sums = nullptr;  // [dk, dv][B, H][tile of 16 keys][pair of columns][as in shared memory], of the ranges so far
-  int* turns = nullptr;   // [B, H][warp of the keys]: ranges that have added
+  // Where there are several summands:
+  float* sums =
+      nullptr;  // [dk, dv][B, H][tile of 16 keys][pair of columns][as in shared memory], of the summands so far
+  int* turns = nullptr;  // [B, H][warp of the keys]: ranges that have added
 };
 
 /// sum of products over the elements of a piece of 16 bytes that lie in [begin, end).

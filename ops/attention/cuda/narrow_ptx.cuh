@@ -49,6 +49,22 @@ __device__ inline void store_parts(float* to, bool there, const float (&x)[4]) {
                : "memory"));
 }
 
+/// Adds to such sums, without waiting for them where the device can.
+__device__ inline void add_parts(float* to, bool there, const float (&x)[4]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{ .reg .pred p; setp.ne.u32 p, %5, 0; @p red.relaxed.gpu.global.add.v4.f32 [%4], {%0, %1, %2, %3}; }" ::"f"(
+          x[0]),
+      "f"(x[1]), "f"(x[2]), "f"(x[3]), "l"(to), "r"(static_cast<uint32_t>(there))
+      : "memory");
+#else
+  float sum[4];
+  load_parts(sum, to, there);
+  for (int e = 0; e < 4; ++e) sum[e] += x[e];
+  store_parts(to, there, sum);
+#endif
+}
+
 /// An address that the compiler keeps in a register rather than computing it anew.
 __device__ inline uint32_t keep(uint32_t x) {
   CAMO_FLASH_ASM(volatile("" : "+r"(x)));
