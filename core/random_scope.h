@@ -5,16 +5,18 @@
 
 namespace camo {
 
-/// What default_generator() hands out within the scope it hands out again after it.
-class KeepRandomState {
+/// default_generator() starts from `state` within the scope (default: goes on from its own), and after it, however the scope
+/// ends, hands out what it would have without it.
+class RandomScope {
  public:
-  KeepRandomState() : state_(default_generator().state()) {}
-  ~KeepRandomState() { default_generator().set_state(state_); }
-  KeepRandomState(const KeepRandomState&) = delete;
-  KeepRandomState& operator=(const KeepRandomState&) = delete;
+  RandomScope() : before_(default_generator().state()) {}
+  explicit RandomScope(RandomKey state) : RandomScope() { default_generator().set_state(state); }
+  ~RandomScope() { default_generator().set_state(before_); }
+  RandomScope(const RandomScope&) = delete;
+  RandomScope& operator=(const RandomScope&) = delete;
 
  private:
-  RandomKey state_;
+  RandomKey before_;
 };
 
 }  // namespace camo

@@ -5,7 +5,7 @@
 
 #include "core/autocast.h"
 #include "core/autograd.h"
-#include "core/random.h"
+#include "core/random_scope.h"
 
 namespace camo {
 namespace {
@@ -23,18 +23,6 @@ class FlagScope {
  private:
   bool& flag_;
   bool previous_;
-};
-
-/// Another state of the generator within a scope, also when the scope ends by an exception.
-class RandomScope {
- public:
-  explicit RandomScope(RandomKey state) : before_(default_generator().state()) { default_generator().set_state(state); }
-  ~RandomScope() { default_generator().set_state(before_); }
-  RandomScope(const RandomScope&) = delete;
-  RandomScope& operator=(const RandomScope&) = delete;
-
- private:
-  RandomKey before_;
 };
 
 struct CheckpointNode final : Node {

@@ -13,7 +13,7 @@ void warm_up_experts(CamoXpert& network, int64_t batch, int64_t height, int64_t 
     CAMO_CHECK(!named.tensor.grad().defined(), "warm_up_experts: parameters must have no gradients; got one of ",
                named.name, "; call zero_grad() first");
   }
-  const KeepRandomState random_numbers;
+  const RandomScope random_numbers;
   const EnableGrad enable;
   const Device device = network.parameters().front().device();
   CamoXpertEncoding encoding;

@@ -159,7 +159,7 @@ void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
   if (!key_.defined()) key_ = zeros({2}, i64, device_);
 
   const EnableGrad enable;
-  const KeepRandomState random_numbers;
+  const RandomScope random_numbers;
   const KeepCounters counters(module_);
   first_key_ = default_generator().state();
   const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first_key_);
@@ -182,7 +182,7 @@ void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
 
 void RecordedFunction::Recording::record_backward() {
   const cuda::MemoryPool::Scope scope(*memory_);
-  const KeepRandomState random_numbers;
+  const RandomScope random_numbers;
   const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first_key_);
   const Tensors parameters = trained_parameters(module_);
   const WithoutGradients aside(parameters);
