@@ -204,14 +204,10 @@ void AdamW::step(const Tensor& guard) {
   check_states();
   bool any_cpu = false, any_cuda = false;
   Device gpu;
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    for (size_t i = 0; i < states_[g].size(); ++i) {
-      const auto& [name, tensor, layout, is_buffer] = groups_[g].parameters[i];
+  for (const ParameterGroup& group : groups_) {
+    for (const NamedTensor& parameter : group.parameters) {
+      const Tensor& tensor = parameter.tensor;
       if (!tensor.grad().defined()) continue;
-      const Tensor& average = states_[g][i].exp_avg;
-      CAMO_CHECK(!average.defined() || (average.dtype() == tensor.dtype() && average.device() == tensor.device()),
-                 "AdamW: '", name, "' must be ", average.dtype(), " on ", average.device(),
-                 " as in its first step; got ", tensor.dtype(), " on ", tensor.device());
       if (!tensor.is_cuda()) {
         any_cpu = true;
         continue;
