@@ -1,6 +1,7 @@
 // Segments from cudaMalloc are cut into blocks. A request takes the smallest free block that fits and gives the rest
 // back; neighbours that are free are merged. Small requests have segments of their own, so that they do not pin large
-// ones. Segments belong to an arena: the common one, or that of a MemoryPool.
+// ones. Segments belong to an arena: the common one, or that of a MemoryPool. The large blocks of a pool are cut from one
+// segment that grows: what is recorded once and keeps its memory has no later step to find better gaps for it.
 #include "core/cuda/allocator.h"
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cuda/growing_range.h"
 #include "core/cuda/recording.h"
 #include "core/cuda/runtime.h"
 #include "core/error.h"
@@ -48,15 +50,16 @@ struct Smaller {
 using FreeList = std::set<Block*, Smaller>;
 
 struct ArenaLists {
-  int64_t large_segment = 0;  // the least that is asked of the driver for large blocks
   FreeList free_small, free_large;
+  std::unique_ptr<GrowingRange> range;  // of a pool, for large blocks; null where the driver has none
+  Block* first_of_range = nullptr;
 
   FreeList& list(bool small) { return small ? free_small : free_large; }
 };
 
 class DeviceAllocator {
  public:
-  explicit DeviceAllocator(Device device) : device_(device) { common_.large_segment = kLargeSegment; }
+  explicit DeviceAllocator(Device device) : device_(device) {}
 
   /// From the common arena when `pool` is null.
   void* allocate(int64_t bytes, ArenaLists* pool) {
@@ -113,6 +116,7 @@ class DeviceAllocator {
     for (const auto& [data, block] : used_) {
       if (block->arena == &arena) block->arena = &common_;
     }
+    if (arena.first_of_range != nullptr) ranges_[arena.range->begin()] = std::move(arena.range);
   }
 
   MemoryStats stats() {
@@ -182,15 +186,44 @@ class DeviceAllocator {
   }
 
   void add_segment(ArenaLists& arena, int64_t size, bool small) {
-    const int64_t bytes = small ? kSmallSegment : std::max(arena.large_segment, round_up(size, kSegmentGranule));
-    void* data = nullptr;
     use(device_);
-    cudaError_t status = cudaMalloc(&data, static_cast<size_t>(bytes));
+    const bool pooled = &arena != &common_;
+    if (pooled && !small && arena.range == nullptr) arena.range = GrowingRange::reserve(device_);
+    if (pooled && !small && arena.range != nullptr) return extend_range(arena, size);
+    const int64_t least = small ? kSmallSegment : pooled ? kSegmentGranule : kLargeSegment;
+    const int64_t bytes = std::max(least, round_up(size, kSegmentGranule));
+    void* data = nullptr;
+    ask_driver(size, [&] { return cudaMalloc(&data, static_cast<size_t>(bytes)); });
+    count_segment(bytes, pooled);
+    arena.list(small).insert(new Block{static_cast<char*>(data), bytes, small, &arena});
+  }
+
+  /// Lets the range of a pool end in a free block of at least `size`.
+  void extend_range(ArenaLists& arena, int64_t size) {
+    Block* last = arena.first_of_range;
+    while (last != nullptr && last->after != nullptr) last = last->after;
+    const bool joins = last != nullptr && !last->used;
+    const int64_t bytes = round_up(size - (joins ? last->bytes : 0), kSegmentGranule);
+    char* const end = arena.range->begin() + arena.range->bytes();
+    ask_driver(size, [&] { return arena.range->grow(bytes); });
+    count_segment(bytes, true);
+    auto* added = new Block{end, bytes, false, &arena, false, false, last, nullptr};
+    (last != nullptr ? last->after : arena.first_of_range) = added;
+    arena.free_large.insert(added);
+    if (!joins) return;
+    absorb_next(last);
+    arena.free_large.insert(last);
+  }
+
+  /// Asks again after giving cached memory back; throws where there is none for a block of `size`.
+  template <class Ask>
+  void ask_driver(int64_t size, Ask ask) {
+    cudaError_t status = ask();
     if (status == cudaErrorMemoryAllocation && !is_recording()) {  // a recording must not wait for the device
       cudaGetLastError();
       CAMO_CUDA(cudaDeviceSynchronize());
       release_free_segments();
-      status = cudaMalloc(&data, static_cast<size_t>(bytes));
+      status = ask();
     }
     if (status == cudaErrorMemoryAllocation) {
       cudaGetLastError();
@@ -201,9 +234,11 @@ class DeviceAllocator {
            "; lower --batch-size or --img-size, or use --gradient-checkpointing");
     }
     CAMO_CUDA(status);
+  }
+
+  void count_segment(int64_t bytes, bool pooled) {
     reserved_ += bytes;
-    if (&arena != &common_) add_live(bytes);  // all of it: recorded work uses free blocks too
-    arena.list(small).insert(new Block{static_cast<char*>(data), bytes, small, &arena});
+    if (pooled) add_live(bytes);  // all of it: recorded work uses free blocks too
   }
 
   /// Frees the common segments that are one free block. Pools keep theirs: recorded work writes to free blocks.
@@ -215,7 +250,7 @@ class DeviceAllocator {
           ++it;
           continue;
         }
-        CAMO_CUDA(cudaFree(block->data));
+        free_segment(block->data);
         reserved_ -= block->bytes;
         it = blocks->erase(it);
         delete block;
@@ -223,11 +258,22 @@ class DeviceAllocator {
     }
   }
 
+  void free_segment(char* data) {
+    const auto range = ranges_.find(data);
+    if (range == ranges_.end()) {
+      CAMO_CUDA(cudaFree(data));
+      return;
+    }
+    CAMO_CUDA(cudaDeviceSynchronize());  // as cudaFree does
+    ranges_.erase(range);
+  }
+
   Device device_;
   std::mutex mutex_;
   ArenaLists common_;
   std::unordered_map<char*, Block*> used_;
   std::vector<Block*> deferred_;  // freed while held: still in used_
+  std::unordered_map<char*, std::unique_ptr<GrowingRange>> ranges_;  // of pools that ended
   int64_t live_ = 0, peak_ = 0, reserved_ = 0, holds_ = 0;
 };
 
@@ -252,9 +298,7 @@ thread_local MemoryPool* current_pool = nullptr;
 
 struct MemoryPool::Arena : ArenaLists {};
 
-MemoryPool::MemoryPool(Device device, int64_t segment) : device_(device), arena_(std::make_unique<Arena>()) {
-  arena_->large_segment = segment;
-}
+MemoryPool::MemoryPool(Device device) : device_(device), arena_(std::make_unique<Arena>()) {}
 MemoryPool::~MemoryPool() { allocator(device_).absorb(*arena_); }
 
 MemoryPool::Scope::Scope(MemoryPool& pool) : previous_(std::exchange(current_pool, &pool)) {}

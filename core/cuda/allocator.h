@@ -19,9 +19,7 @@ void free(void* block, Device device);
 /// ends, its memory joins the rest.
 class MemoryPool {
  public:
-  /// Memory is asked of the driver in pieces of at least `segment` bytes: small ones for many small pools, large ones
-  /// where blocks of many sizes follow each other.
-  explicit MemoryPool(Device device, int64_t segment = int64_t{2} << 20);
+  explicit MemoryPool(Device device);
   ~MemoryPool();
   MemoryPool(const MemoryPool&) = delete;
   MemoryPool& operator=(const MemoryPool&) = delete;

@@ -89,18 +89,18 @@ __global__ void __launch_bounds__(kColumnThreads)
   for (int i = 0; i < N; ++i) to[i] = s_partials[i * kColumnThreads + threadIdx.x];
 }
 
-constexpr int kFinishRows = 16;
+constexpr int kFinishColumns = 8, kFinishRows = 64;  // hundreds of parts: what a thread adds up it waits for
 
-/// Block (32 columns, batch): 16 threads below each other take every 16th part.   partials [batches, parts, width]
+/// Block (8 columns, batch): 64 threads below each other take every 64th part.   partials [batches, parts, width]
 template <class Op>
-__global__ void __launch_bounds__(cuda::kWarp* kFinishRows)
+__global__ void __launch_bounds__(kFinishColumns* kFinishRows)
     column_finish_kernel(Op op, int parts, int64_t width, const typename Op::Partial* partials) {
   cuda::wait_for_previous_kernel();
   using Total = typename Op::Total;
-  __shared__ alignas(16) unsigned char s_memory[sizeof(Total) * cuda::kWarp * kFinishRows];
-  auto* s_totals = reinterpret_cast<Total*>(s_memory);  // [16][32]
-  const int x = threadIdx.x % cuda::kWarp, y = threadIdx.x / cuda::kWarp;
-  const int64_t column = int64_t{blockIdx.x} * cuda::kWarp + x, batch = blockIdx.y;
+  __shared__ alignas(16) unsigned char s_memory[sizeof(Total) * kFinishColumns * kFinishRows];
+  auto* s_totals = reinterpret_cast<Total*>(s_memory);  // [64][8]
+  const int x = threadIdx.x % kFinishColumns, y = threadIdx.x / kFinishColumns;
+  const int64_t column = int64_t{blockIdx.x} * kFinishColumns + x, batch = blockIdx.y;
   Total total = {};
   if (column < width) {
     const typename Op::Partial* from = partials + batch * parts * width + column;
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(cuda::kWarp* kFinishRows)
   s_totals[threadIdx.x] = total;
   for (int half = kFinishRows / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (y < half) s_totals[threadIdx.x].merge(s_totals[threadIdx.x + half * cuda::kWarp]);
+    if (y < half) s_totals[threadIdx.x].merge(s_totals[threadIdx.x + half * kFinishColumns]);
   }
   if (y == 0 && column < width) op.finish(batch, column, s_totals[x]);
 }
@@ -120,8 +120,8 @@ template <class Op>
 void column_finish(Device device, int64_t batches, int64_t parts, int64_t width, const char* name, const Op& op,
                    const typename Op::Partial* partials) {
   cudaStream_t stream = cuda::use(device);
-  const dim3 grid(static_cast<unsigned>((width + cuda::kWarp - 1) / cuda::kWarp), static_cast<unsigned>(batches));
-  cuda::launch(column_finish_kernel<Op>, grid, cuda::kWarp * kFinishRows, 0, stream, op, static_cast<int>(parts), width,
+  const dim3 grid(static_cast<unsigned>((width + kFinishColumns - 1) / kFinishColumns), static_cast<unsigned>(batches));
+  cuda::launch(column_finish_kernel<Op>, grid, kFinishColumns * kFinishRows, 0, stream, op, static_cast<int>(parts), width,
                partials);
   CAMO_LAUNCHED(name);
 }

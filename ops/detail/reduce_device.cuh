@@ -282,7 +282,7 @@ void launch_columns(const DeviceReduction<Source, Store>& task, bool last) {
   using R = Reducer<typename Source::Value>;
   using Acc = typename R::Acc;
   const int64_t packs = task.inner / N;
-  const int64_t widest = last ? 32 : 64;  // lanes of a block
+  const int64_t widest = last ? 8 : 64;  // lanes of a block; hundreds of parts are few rows for each of many threads
   const int64_t tiles = (packs + widest - 1) / widest;
   const int lanes = static_cast<int>((packs + tiles - 1) / tiles);
   const int block = last ? 512 : cuda::kBlock, rows = block / lanes;

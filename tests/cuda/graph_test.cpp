@@ -1,7 +1,7 @@
 // Work recorded as CUDA graphs: what a launch computes, whose memory it uses, what may not be recorded, and inference.
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/graph.h"
-
+#include "core/cuda/growing_range.h"
 #include "core/cuda/runtime.h"
 #endif
 #include <memory>
@@ -97,6 +97,37 @@ TEST_F(CudaGraph, WhatAnEndedRecordingHeldIsFreeForTheNext) {
   const int64_t live = memory_stats(kGpu).live_bytes;
   passing = {};
   EXPECT_EQ(memory_stats(kGpu).live_bytes, live - 4 * (1 << 18));
+}
+
+TEST_F(CudaGraph, ThePoolOfLargeBlocksGrowsInPlaceAndGoesBackWhole) {
+  if (cuda::GrowingRange::reserve(kGpu) == nullptr) GTEST_SKIP() << "the driver maps no memory by pages";
+  const auto taken = [] { return memory_stats(kGpu).live_bytes + memory_stats(kGpu).cached_bytes; };
+  constexpr int64_t kMiB = 1 << 20;
+  release_cached_memory(kGpu);
+  const int64_t before = taken();
+  {
+    MemoryPool pool(kGpu);
+    const auto in_pool = [&](int64_t size, double value) {
+      const MemoryPool::Scope scope(pool);
+      return full({size}, value, u8);
+    };
+    Tensor first = in_pool(3 * kMiB, 1), second = in_pool(5 * kMiB, 2);
+    const auto* const begin = static_cast<const char*>(first.raw_data());
+    EXPECT_EQ(static_cast<const char*>(second.raw_data()) - begin, 3 * kMiB);
+    EXPECT_EQ(taken() - before, 8 * kMiB);
+    EXPECT_EQ(first.to_vector<uint8_t>(), std::vector<uint8_t>(3 * kMiB, 1));
+    EXPECT_EQ(second.to_vector<uint8_t>(), std::vector<uint8_t>(5 * kMiB, 2));
+    first = {};
+    second = {};
+    EXPECT_EQ(in_pool(8 * kMiB, 3).raw_data(), begin);
+    EXPECT_EQ(taken() - before, 8 * kMiB);
+    second = in_pool(kMiB * 3 / 2, 4);
+    release_cached_memory(kGpu);  // the pool keeps what is free in it
+    EXPECT_EQ(in_pool(6 * kMiB, 5).to_vector<uint8_t>(), std::vector<uint8_t>(6 * kMiB, 5));
+    EXPECT_EQ(second.to_vector<uint8_t>(), std::vector<uint8_t>(kMiB * 3 / 2, 4));
+  }
+  release_cached_memory(kGpu);
+  EXPECT_EQ(taken(), before);
 }
 
 TEST_F(CudaGraph, RunningOutOfMemoryIsSaidAsEver) {

@@ -7,7 +7,6 @@ namespace camo {
 namespace {
 
 constexpr size_t kStages = 4;
-constexpr int64_t kSegment = int64_t{256} << 20;
 using ChoicesOnHost = std::array<std::shared_ptr<const HostCopy>, kStages>;
 
 /// The tensors of an encoding that the experts need, one kind after the other.
@@ -44,7 +43,7 @@ Tensors decoded(const CamoXpert& network, const Tensors& maps, const Shape& pict
 
 TrainingGraphs::TrainingGraphs(const CamoXpert& network, Device device)
     : network_(network),
-      memory_(std::make_shared<cuda::MemoryPool>(device, kSegment)),
+      memory_(std::make_shared<cuda::MemoryPool>(device)),
       encode_(
           "recorded encoding", network,
           [this](const Tensors& in) {
