@@ -147,8 +147,8 @@ python_has() {
 }
 
 build() {
-  local seconds=140 targets=(all)
-  asked tests || { seconds=110; targets=(camoxpert test_ops test_nn test_attention); }
+  local seconds=200 targets=(all)
+  asked tests || { seconds=150; targets=(camoxpert test_ops test_nn test_attention); }
   run configure 5 60 cmake -S . -B "$build" -G Ninja -DCAMO_CUDA=ON -DCMAKE_BUILD_TYPE=Release &&
     run build "$seconds" 400 cmake --build "$build" --target "${targets[@]}" -- -k 0
 }
@@ -167,9 +167,9 @@ shards() {
 # The programs of tests/CMakeLists.txt that take a device; the pictures for `table` are made meanwhile.
 tests() {
   local program filter=
-  fits tests 90 || return
+  fits tests 120 || return
   for program in core:1 ops:2 attention:4 nn:3 models:1 data:1 training:2 apps:2 cuda:5; do
-    shards "test.${program%:*}" "${program%:*}" "${program#*:}" 90 240
+    shards "test.${program%:*}" "${program%:*}" "${program#*:}" 120 240
   done
   asked table && pictures
   finish
@@ -258,9 +258,9 @@ show() { [[ -n $dry || ! -s $out/$1.log ]] || cat "$out/$1.log"; }
 # costs, so the peer's get as many pictures as ours did in `bench`.
 peer() {
   python_has torch timm || { leave_out peer "there is no PyTorch with timm"; return; }
-  local groups=() configurations=(bf16:16:1 bf16:16:8 tf32:16:1 tf32:16:8 bf16:32:1 bf16:1:1)
+  local groups=() configurations=(bf16:16:1 bf16:16:8 tf32:16:1 bf16:32:1 bf16:1:1)
   [[ -s $out/train-step.bf16.json ]] && groups=(--pictures "$out/train-step.bf16.json")
-  run peer 110 200 python3 scripts/camoxpert_torch.py bench "${configurations[@]}" ${groups[@]+"${groups[@]}"}
+  run peer 120 200 python3 scripts/camoxpert_torch.py bench "${configurations[@]}" ${groups[@]+"${groups[@]}"}
   [[ -n $dry ]] || grep '"train_ms"' "$out/peer.log" | tee "$out/peer.jsonl"
 }
 

@@ -1,7 +1,7 @@
 // Segments from cudaMalloc are cut into blocks. A request takes the smallest free block that fits and gives the rest
 // back; neighbours that are free are merged. Small requests have segments of their own, so that they do not pin large
-// ones. Segments belong to an arena: the common one, or that of a MemoryPool. The large blocks of a pool are cut from one
-// segment that grows: what is recorded once and keeps its memory has no later step to find better gaps for it.
+// ones. Segments belong to an arena: the common one, or that of a MemoryPool. The large blocks of a pool are cut from
+// one segment that grows: what is recorded once and keeps its memory has no later step to find better gaps for it.
 #include "core/cuda/allocator.h"
 
 #include <algorithm>
@@ -272,7 +272,7 @@ class DeviceAllocator {
   std::mutex mutex_;
   ArenaLists common_;
   std::unordered_map<char*, Block*> used_;
-  std::vector<Block*> deferred_;  // freed while held: still in used_
+  std::vector<Block*> deferred_;                                     // freed while held: still in used_
   std::unordered_map<char*, std::unique_ptr<GrowingRange>> ranges_;  // of pools that ended
   int64_t live_ = 0, peak_ = 0, reserved_ = 0, holds_ = 0;
 };

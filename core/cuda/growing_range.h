@@ -1,10 +1,10 @@
 // Device memory at addresses that follow each other, however often it grows.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 #include <memory>
-
-#include <cuda_runtime_api.h>
 
 #include "core/device.h"
 

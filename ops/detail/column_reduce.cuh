@@ -121,8 +121,8 @@ void column_finish(Device device, int64_t batches, int64_t parts, int64_t width,
                    const typename Op::Partial* partials) {
   cudaStream_t stream = cuda::use(device);
   const dim3 grid(static_cast<unsigned>((width + kFinishColumns - 1) / kFinishColumns), static_cast<unsigned>(batches));
-  cuda::launch(column_finish_kernel<Op>, grid, kFinishColumns * kFinishRows, 0, stream, op, static_cast<int>(parts), width,
-               partials);
+  cuda::launch(column_finish_kernel<Op>, grid, kFinishColumns * kFinishRows, 0, stream, op, static_cast<int>(parts),
+               width, partials);
   CAMO_LAUNCHED(name);
 }
 

@@ -172,12 +172,26 @@ TEST(PeerFile, TakesThePeerAtItsBest) {
 }
 
 TEST(DeviceIdle, CountsWhatSeveralIntervalsCoverOnce) {
-  EXPECT_EQ(app::covered({}), 0);
-  EXPECT_EQ(app::covered({{5, 9}}), 4);
-  EXPECT_EQ(app::covered({{8, 12}, {0, 10}, {1, 2}, {20, 21}}), 13);  // a copy beside kernels, one inside, one apart
-  EXPECT_EQ(app::covered({{0, 4}, {4, 6}, {6, 6}}), 6);
-  const app::DeviceIdle idle{.runs = 2, .wall_ms = 10, .busy_ms = 9};
+  const auto covered = [](std::vector<app::Interval> intervals) { return app::coverage(intervals, 0).covered; };
+  EXPECT_EQ(covered({}), 0);
+  EXPECT_EQ(covered({{5, 9}}), 4);
+  EXPECT_EQ(covered({{8, 12}, {0, 10}, {1, 2}, {20, 21}}), 13);  // a copy beside kernels, one inside, one apart
+  EXPECT_EQ(covered({{0, 4}, {4, 6}, {6, 6}}), 6);
+}
+
+TEST(DeviceIdle, TellsShortGapsFromLongOnes) {
+  const auto short_gaps = [](std::vector<app::Interval> intervals) { return app::coverage(intervals, 3).short_gaps; };
+  EXPECT_EQ(short_gaps({}), 0);
+  EXPECT_EQ(short_gaps({{5, 9}}), 0);
+  EXPECT_EQ(short_gaps({{15, 16}, {5, 9}, {10, 12}}), 4);         // gaps of 1 and 3
+  EXPECT_EQ(short_gaps({{0, 1}, {5, 6}, {8, 9}}), 2);             // one of 4 is long
+  EXPECT_EQ(short_gaps({{0, 10}, {1, 2}, {4, 5}, {12, 13}}), 2);  // none within what runs beside others
+  const app::DeviceIdle idle{.runs = 2, .wall_ms = 10, .busy_ms = 9, .between_ms = 0.6};
   EXPECT_NEAR(idle.share(), 0.1, 1e-12);
+  EXPECT_NEAR(idle.waiting_share(), 0.04, 1e-12);
+  EXPECT_EQ(idle.str(),
+            "nothing ran on the GPU in 10.0 % of 2 traced runs of 5.00 ms: 6.0 % in gaps of at most 5 us, as between "
+            "kernels, 4.0 % in longer ones");
   EXPECT_EQ(app::DeviceIdle{}.share(), 0);
   EXPECT_EQ(idle.to_json()["runs"], 2);
 }

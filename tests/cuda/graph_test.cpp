@@ -1,6 +1,7 @@
 // Work recorded as CUDA graphs: what a launch computes, whose memory it uses, what may not be recorded, and inference.
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/graph.h"
+
 #include "core/cuda/growing_range.h"
 #include "core/cuda/runtime.h"
 #endif

@@ -1,7 +1,8 @@
 #include "apps/camoxpert/bench/device_idle.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <limits>
 
 #include "core/error.h"
 #ifdef CAMO_WITH_CUDA
@@ -13,19 +14,33 @@
 
 namespace camo::app {
 
-int64_t covered(std::vector<Interval> intervals) {
+Coverage coverage(std::vector<Interval> intervals, int64_t short_gap) {
   std::sort(intervals.begin(), intervals.end(), [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
-  int64_t length = 0, end = std::numeric_limits<int64_t>::min();
+  Coverage result;
+  if (intervals.empty()) return result;
+  int64_t end = intervals.front().begin;
   for (const Interval& interval : intervals) {
+    if (const int64_t gap = interval.begin - end; gap > 0 && gap <= short_gap) result.short_gaps += gap;
     const int64_t begin = std::max(interval.begin, end);
-    length += std::max<int64_t>(0, interval.end - begin);
+    result.covered += std::max<int64_t>(0, interval.end - begin);
     end = std::max(end, interval.end);
   }
-  return length;
+  return result;
+}
+
+std::string DeviceIdle::str() const {
+  return fmt::format(
+      "nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms: {:.1f} % in gaps of at most {} us, as "
+      "between "
+      "kernels, {:.1f} % in longer ones",
+      100 * share(), runs, runs > 0 ? wall_ms / runs : 0, 100 * (share() - waiting_share()), kShortGap / 1000,
+      100 * waiting_share());
 }
 
 nlohmann::json DeviceIdle::to_json() const {
-  return {{"runs", runs}, {"wall_ms", wall_ms}, {"busy_ms", busy_ms}, {"share", share()}};
+  return {{"runs", runs},       {"wall_ms", wall_ms},
+          {"busy_ms", busy_ms}, {"between_ms", between_ms},
+          {"share", share()},   {"waiting_share", waiting_share()}};
 }
 
 void check_idle_can_be_measured(Device device) {
@@ -57,7 +72,9 @@ DeviceIdle measure_idle(Device device, int runs, const std::function<void()>& ru
   const std::vector<cuda::DeviceActivity> activities = trace.activities();
   std::vector<Interval> intervals;  // those of the first run began before all others
   for (size_t i = before; i < activities.size(); ++i) intervals.push_back({activities[i].begin, activities[i].end});
-  idle.busy_ms = static_cast<double>(covered(std::move(intervals))) * 1e-6;
+  const Coverage found = coverage(std::move(intervals), DeviceIdle::kShortGap);
+  idle.busy_ms = static_cast<double>(found.covered) * 1e-6;
+  idle.between_ms = static_cast<double>(found.short_gaps) * 1e-6;
   return idle;
 }
 

@@ -133,8 +133,7 @@ nlohmann::json run_network_bench(const NetworkBenchOptions& options, Device devi
   }
   if (device.is_cuda()) {
     const DeviceIdle idle = idle_of(*workload, options, device);
-    fmt::print("idle: nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms ({:.2f} ms untraced)\n",
-               100 * idle.share(), idle.runs, idle.wall_ms / idle.runs, timing.mean_ms());
+    fmt::print("idle: {} ({:.2f} ms untraced)\n", idle.str(), timing.mean_ms());
     row["idle"] = idle.to_json();
   }
   return row;

@@ -137,8 +137,7 @@ class Table {
     if (peer) row["peer_ms"] = *peer, row["camo_over_peer"] = ms / *peer;
     if (bench.profile && bench.trains) {
       const DeviceIdle idle = idle_of(*workload, bench, device_);
-      fmt::print("  nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms\n", 100 * idle.share(), idle.runs,
-                 idle.wall_ms / idle.runs);
+      fmt::print("  {}\n", idle.str());
       row["idle"] = idle.to_json();
     }
     rows_.push_back(row);
