@@ -176,7 +176,9 @@ class Pickle : public ::testing::Test {
     return open_tensor_file(path);
   }
 
-  static std::string text(const std::string& value) { return "X" + raw(static_cast<uint32_t>(value.size())) + value; }
+  static std::string text(const std::string& value) {
+    return std::string("X").append(raw(static_cast<uint32_t>(value.size()))).append(value);
+  }
   static std::string whole(int64_t value) { return "\x8a\x08" + raw(value); }
   static std::string tuple(const std::vector<int64_t>& values) {
     std::string out = "(";
@@ -292,7 +294,7 @@ TEST_F(Pickle, BombsAreRefused) {
   for (int i = 0; i < 20; ++i) growing += "(" + std::string(50'000, 'N') + "e";
   expect_refused(growing, "the objects must fit into 16 MB; got more");
   std::string memo = "N";
-  for (uint32_t i = 0; i < 400'000; ++i) memo += "r" + raw(i);
+  for (uint32_t i = 0; i < 400'000; ++i) memo.append("r").append(raw(i));
   expect_refused(memo, "the objects must fit into 16 MB; got more");
 }
 
