@@ -9,8 +9,8 @@ namespace camo {
 
 /// Writes to a temporary file beside `path`; commit() syncs it, renames it to `path` and syncs the folder: `path` is
 /// either the old or the whole new file. Without commit() nothing stays. A link to a file stays a link. What is no
-/// regular file (/dev/stdout, a pipe) can't be replaced and is written at once. Errors are ErrorCode::checkpoint and name
-/// the path and the reason.
+/// regular file (/dev/stdout, a pipe) can't be replaced and is written at once. Errors are ErrorCode::checkpoint and
+/// name the path and the reason.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::filesystem::path& path);

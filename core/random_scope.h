@@ -5,8 +5,8 @@
 
 namespace camo {
 
-/// default_generator() starts from `state` within the scope (default: goes on from its own), and after it, however the scope
-/// ends, hands out what it would have without it.
+/// default_generator() starts from `state` within the scope (default: goes on from its own), and after it, however the
+/// scope ends, hands out what it would have without it.
 class RandomScope {
  public:
   RandomScope() : before_(default_generator().state()) {}
