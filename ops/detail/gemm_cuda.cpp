@@ -12,6 +12,7 @@
 #include "core/cuda/cublas.h"
 #include "core/cuda/initcheck.h"
 #include "core/tensor.h"
+#include "ops/cuda/gemm_small.h"
 #include "ops/math_mode.h"
 
 namespace camo::detail {
@@ -204,6 +205,10 @@ bool gemm_cuda(const CudaGemm& request) {
   CAMO_ASSERT(request.rows > 0 && request.cols > 0 && request.depth > 0 && !request.c.transposed);
   CAMO_ASSERT(request.epilogue == GemmEpilogue::none || request.outer * request.inner == 1);
   const CudaGemm gemm = with_merged_batches(request);
+  if (cuda::fits_gemm_small(gemm)) {
+    cuda::gemm_small(gemm);
+    return true;
+  }
   const bool batched = gemm.inner > 1;
   const PlanKey key{.device = gemm.device.index,
                     .dtype = static_cast<int64_t>(gemm.dtype),

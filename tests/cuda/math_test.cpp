@@ -113,6 +113,27 @@ TEST_F(CudaMath, Matmul) {
   }
 }
 
+// Heads of [B, L, h, d]: q^T k over a long axis, then a product with a long one, and the gradients of both.
+TEST_F(CudaMath, ProductsBetweenTheChannelsOfHeads) {
+  const int64_t sizes[][4] = {{2, 2304, 3, 20}, {3, 576, 2, 36}, {2, 144, 2, 73}, {2, 700, 2, 80},  // most of a kernel
+                              {2, 81, 2, 81},   {2, 7, 3, 1},    {2, 1, 2, 5},    {3, 2, 2, 3}};
+  const Function covariance = [](const Tensors& in) {
+    return matmul(permute(in[0], {0, 2, 3, 1}), permute(in[1], {0, 2, 1, 3}));
+  };
+  const Function mix = [](const Tensors& in) { return matmul(permute(in[0], {0, 2, 1, 3}), in[1]); };
+  const Function mix_transposed = [](const Tensors& in) { return matmul(in[1], permute(in[0], {0, 2, 3, 1})); };
+  for (const auto& [batch, length, heads, width] : sizes) {
+    SCOPED_TRACE(concat_text(batch, " x ", length, " x ", heads, " x ", width));
+    const Tensor x = uniform({batch, length, heads, width}, f32), y = uniform({batch, length, heads, width}, f32);
+    const Tensor weights = uniform({batch, heads, width, width}, f32);
+    for (const DType dtype : kTypes) {
+      expect_agrees(covariance, {x, y}, dtype, sum_factor(dtype));
+      expect_agrees(mix, {x, weights}, dtype, sum_factor(dtype));
+      expect_agrees(mix_transposed, {x, weights}, dtype, sum_factor(dtype));
+    }
+  }
+}
+
 TEST_F(CudaMath, Tf32IsASwitch) {
   const Tensor a = uniform({256, 512}, f32), b = uniform({512, 256}, f32);
   const Tensor expected = matmul(on(a, f64, cpu), on(b, f64, cpu));
