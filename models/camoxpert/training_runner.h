@@ -24,11 +24,15 @@ class TrainingRunner {
   TrainingRunner& operator=(const TrainingRunner&) = delete;
 
   /// network(x), with the same bits, random numbers and gradients. With graphs, results and gradients lie in memory
-  /// that the next call overwrites, and backward() must come before it. Eager on other sizes than the recorded one,
-  /// without gradients, in evaluation mode, with gradient checkpointing, and while operations are observed.
+  /// that the next call overwrites, and backward() must come before it. The loss uses the same results in each step;
+  /// the batches before the recorded one were differentiated. Eager on other sizes than the recorded one, without
+  /// gradients or with those of pictures, in evaluation mode, with gradient checkpointing, and while operations are
+  /// observed.
   CamoXpertOutput operator()(const Tensor& x);
   /// Whether the last call was launched as graphs.
   bool used_graphs() const { return used_graphs_; }
+  /// Gives the memory of the graphs back and runs all that follows eagerly.
+  void turn_graphs_off();
 
  private:
   struct Handle {
@@ -36,16 +40,23 @@ class TrainingRunner {
     bool requires_grad;
     bool operator==(const Handle&) const = default;
   };
+  /// What a recording holds fast.
+  struct State {
+    std::vector<Handle> tensors;  // parameters and buffers
+    std::vector<bool> training;   // modes of all modules
+    double dropout = 0;
+    bool operator==(const State&) const = default;
+  };
   bool may_record(const Tensor& x) const;
-  /// Ends a recording whose parameters have moved, or are trained where they were not.
-  void forget_if_parameters_changed();
+  /// Ends a recording whose parameters have moved, or are trained where they were not, or whose modules changed modes.
+  void forget_if_state_changed();
 
   const CamoXpert& network_;
   CudaGraphs mode_;
-  Tensors state_;  // parameters and buffers
-  std::vector<Handle> recorded_;
+  Tensors tensors_;  // parameters and buffers
+  State recorded_;
   Shape shape_;  // of the last eager batch, or the recorded one
-  DType autocast_ = f32;
+  DType dtype_ = f32, autocast_ = f32;
   int calls_ = 0;  // of that shape
   bool used_graphs_ = false;
   std::unique_ptr<TrainingGraphs> graphs_;

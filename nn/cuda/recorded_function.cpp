@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "core/cuda/graph.h"
 #include "core/cuda/recording.h"
 #include "core/random_scope.h"
+#include "core/storage.h"
 #include "ops/detail/autocast.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
@@ -24,7 +26,10 @@ struct ParameterGradient {
   Tensor parameter, gradient;
   Tensor sum;  // where it is added up over several calls: part of sums_
 
-  bool is_overwritten() const { return parameter.grad().same_as(gradient); }
+  bool is_overwritten() const { return lies_in(gradient); }
+  bool lies_in(const Tensor& memory) const {
+    return memory.defined() && parameter.grad().defined() && parameter.grad().storage() == memory.storage();
+  }
 };
 
 /// A whole number on the host that each run of the function raises.
@@ -55,13 +60,16 @@ class RecordedFunction::Recording {
   void keep_gradients();
 
   const char* name() const { return name_; }
+  bool is_whole() const { return forward_ && (backward_ || cotangents_.empty()); }
   const std::vector<bool>& has_graph() const { return has_graph_; }
   uint64_t runs() const { return runs_; }
 
  private:
   void check(const Tensors& inputs) const;
   void record_forward(const Tensors& inputs);
-  void record_backward();
+  /// Of the results with a gradient in `dy`.
+  void record_backward(const Tensors& dy);
+  cuda::Graph record(FunctionRef<void()> work) const;
   void upload_key();
   void make_sums();
 
@@ -73,11 +81,13 @@ class RecordedFunction::Recording {
   cuda::MemoryHold hold_;
 
   std::optional<cuda::Graph> forward_, backward_;
-  DType autocast_ = f32;  // of the forward
+  std::thread::id thread_;  // that recorded: 16-bit copies of parameters are each thread's own
+  DType autocast_ = f32;    // of the forward
   Tensors inputs_, outputs_, input_gradients_;
-  std::vector<bool> has_graph_;  // of the outputs
-  Tensors differentiable_;       // the outputs that have one: with it, until the backward is recorded
-  Tensors cotangents_;           // of these
+  std::vector<bool> has_graph_;   // of the outputs
+  Tensors differentiable_;        // the outputs that have one: with it, until the backward is recorded
+  Tensors cotangents_;            // of these
+  std::vector<bool> is_reached_;  // of these: whether the recorded backward takes a gradient
   std::vector<ParameterGradient> gradients_;
   Tensor sums_;  // of gradients over several calls; made when first needed
   std::vector<Counter> counters_;
@@ -149,12 +159,24 @@ class KeepCounters {
 
 }  // namespace
 
+cuda::Graph RecordedFunction::Recording::record(FunctionRef<void()> work) const {
+  try {
+    return cuda::Graph::without_hold(device_, work);
+  } catch (const Error& error) {
+    throw error.with_context(concat_text("while recording ", name_));
+  }
+}
+
 // What the forward saves for the backward remembers its version, so inputs are filled before either is recorded.
 void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
+  // Of a recording whose backward never came.
+  forward_.reset();
+  for (Tensors* made : {&inputs_, &outputs_, &differentiable_, &cotangents_}) made->clear();
+  release_cached_memory(device_);  // which a recording may not do when it needs the memory
+  thread_ = std::this_thread::get_id();
   autocast_ = autocast_dtype();
   detail::refresh_autocast_parameters(device_, autocast_);
   const cuda::MemoryPool::Scope scope(*memory_);
-  inputs_.clear();
   for (const Tensor& input : inputs) inputs_.push_back(clone(input.detach()).set_requires_grad(input.requires_grad()));
   if (!key_.defined()) key_ = zeros({2}, i64, device_);
 
@@ -164,13 +186,10 @@ void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
   first_key_ = default_generator().state();
   const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first_key_);
   Tensors results;
-  forward_.emplace(cuda::Graph::without_hold(device_, [&] { results = fn_(inputs_); }));
+  forward_.emplace(record([&] { results = fn_(inputs_); }));
   draws_ = default_generator().state().stream - first_key_.stream;
   counters_ = counters.raised();
-  outputs_.clear();
   has_graph_.clear();
-  differentiable_.clear();
-  cotangents_.clear();
   for (const Tensor& result : results) {
     outputs_.push_back(result.detach());
     has_graph_.push_back(result.requires_grad());
@@ -180,14 +199,23 @@ void RecordedFunction::Recording::record_forward(const Tensors& inputs) {
   }
 }
 
-void RecordedFunction::Recording::record_backward() {
+void RecordedFunction::Recording::record_backward(const Tensors& dy) {
+  release_cached_memory(device_);
   const cuda::MemoryPool::Scope scope(*memory_);
   const RandomScope random_numbers;
   const cuda::RecordedKeys keys(static_cast<const RandomKey*>(key_.raw_data()), first_key_);
   const Tensors parameters = trained_parameters(module_);
   const WithoutGradients aside(parameters);
-  backward_.emplace(
-      cuda::Graph::without_hold(device_, [&] { camo::backward(std::exchange(differentiable_, {}), cotangents_); }));
+  Tensors reached, cotangents;
+  is_reached_.clear();
+  for (size_t i = 0; i < dy.size(); ++i) {
+    is_reached_.push_back(dy[i].defined());
+    if (!dy[i].defined()) continue;
+    reached.push_back(differentiable_[i]);
+    cotangents.push_back(cotangents_[i]);
+  }
+  differentiable_.clear();
+  backward_.emplace(record([&] { camo::backward(std::exchange(reached, {}), cotangents); }));
   for (const Tensor& input : inputs_) {
     input_gradients_.push_back(input.grad());
     input.set_grad({});
@@ -198,11 +226,15 @@ void RecordedFunction::Recording::record_backward() {
 }
 
 void RecordedFunction::Recording::check(const Tensors& inputs) const {
+  CAMO_CHECK(std::this_thread::get_id() == thread_, name_,
+             ": must be called by the thread that recorded it; got another one");
   CAMO_CHECK(inputs.size() == inputs_.size(), name_, ": recorded for ", inputs_.size(), " inputs; got ", inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
     CAMO_CHECK(inputs[i].shape() == inputs_[i].shape() && inputs[i].dtype() == inputs_[i].dtype(), name_,
                ": recorded for ", inputs_[i].dtype(), " ", inputs_[i].shape(), "; got ", inputs[i].dtype(), " ",
                inputs[i].shape());
+    CAMO_CHECK(!inputs[i].requires_grad() || inputs_[i].requires_grad(), name_,
+               ": recorded without the gradient of input ", i, "; got one that wants it; detach() it");
   }
 }
 
@@ -218,14 +250,16 @@ void RecordedFunction::Recording::upload_key() {
 }
 
 Tensors RecordedFunction::Recording::run(const Tensors& inputs) {
-  if (forward_) check(inputs);
+  for (const Tensor& input : inputs) {
+    CAMO_CHECK(input.device() == device_, name_, ": inputs must lie on ", device_, "; got one on ", input.device());
+  }
+  if (is_whole()) check(inputs);
   const NoGrad no_grad;
   keep_gradients();
-  // The graph of a forward that was never differentiated saved inputs that would change.
-  const bool is_whole = forward_ && (backward_ || cotangents_.empty());
-  if (!is_whole) {
+  if (!is_whole()) {  // a forward that was never differentiated saved inputs that would change
     record_forward(inputs);
   } else {
+    for (const Tensor& output : outputs_) output.storage()->bump_version();  // for who saved them
     detail::refresh_autocast_parameters(device_, autocast_);
     for (size_t i = 0; i < inputs.size(); ++i) copy_into(inputs_[i].detach(), inputs[i].detach());
   }
@@ -260,13 +294,13 @@ void RecordedFunction::Recording::make_sums() {
 void RecordedFunction::Recording::keep_gradients() {
   const auto is_overwritten = [](const ParameterGradient& entry) { return entry.is_overwritten(); };
   if (std::none_of(gradients_.begin(), gradients_.end(), is_overwritten)) return;
-  if (!sums_.defined()) make_sums();
+  const auto is_sum = [&](const ParameterGradient& entry) { return entry.lies_in(sums_); };
+  if (!sums_.defined() || std::any_of(gradients_.begin(), gradients_.end(), is_sum)) make_sums();
   fill(sums_, 0);
   Additions copies;  // onto zeros: few launches
   for (ParameterGradient& entry : gradients_) {
-    CAMO_ASSERT(!entry.parameter.grad().same_as(entry.sum));  // a backward sets all of them
     if (!entry.is_overwritten()) continue;
-    copies.add(entry.sum, entry.gradient);
+    copies.add(entry.sum, entry.parameter.grad());
     entry.parameter.set_grad(entry.sum);
   }
   copies.finish();
@@ -276,12 +310,17 @@ Tensors RecordedFunction::Recording::run_backward(const Tensors& dy, uint64_t ru
   CAMO_CHECK(run == runs_ && run != differentiated_, name_,
              ": the backward of a recorded function must come once, before its next forward; got that of run ", run,
              " after ", runs_, " runs, of which ", differentiated_, " was the last to be differentiated");
+  for (size_t i = 0; backward_ && i < dy.size(); ++i) {
+    CAMO_CHECK(!dy[i].defined() || is_reached_[i], name_, ": recorded with no gradient of a result, ",
+               cotangents_[i].dtype(), " ", cotangents_[i].shape(),
+               "; got one; record another function for another loss");
+  }
   differentiated_ = run;
   for (size_t i = 0; i < dy.size(); ++i) {
     if (dy[i].defined()) copy_into(cotangents_[i], dy[i]);
-    else fill(cotangents_[i], 0);
+    else if (backward_ && is_reached_[i]) fill(cotangents_[i], 0);
   }
-  if (!backward_) record_backward();
+  if (!backward_) record_backward(dy);
   backward_->launch();
   Additions additions;
   for (const ParameterGradient& entry : gradients_) {
@@ -318,6 +357,7 @@ RecordedFunction::RecordedFunction(const char* name, const Module& module, Funct
 RecordedFunction::~RecordedFunction() = default;
 
 void RecordedFunction::keep_gradients() { recording_->keep_gradients(); }
+bool RecordedFunction::is_whole() const { return recording_->is_whole(); }
 
 Tensors RecordedFunction::operator()(const Tensors& inputs) {
   const Tensors outputs = recording_->run(inputs);

@@ -18,6 +18,8 @@ class TrainingGraphs {
   TrainingGraphs(const CamoXpert& network, Device device);
   /// network(x) for pictures of the first call's shape, under its settings (Autocast); see RecordedFunction.
   CamoXpertOutput run(const Tensor& x);
+  /// Whether a step, with its backward, was recorded to its end.
+  bool is_whole() const { return encode_.is_whole() && decode_.is_whole(); }
 
  private:
   const CamoXpert& network_;
