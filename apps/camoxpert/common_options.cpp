@@ -32,9 +32,10 @@ void CommonOptions::add_amp(CLI::App& command) {
 
 void CommonOptions::add_cuda_graphs(CLI::App& command) {
   command
-      .add_option("--cuda-graphs", cuda_graphs,
-                  "On a GPU, record the network's kernels and launch them at once: from the third batch of a size on "
-                  "(auto), always (on), or never (off)")
+      .add_option(
+          "--cuda-graphs", cuda_graphs,
+          "On a GPU, record the network's kernels and launch them at once: auto (from the third batch of a size "
+          "on, while memory lasts), on (inference: from the first) or off")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
 }

@@ -24,7 +24,7 @@ struct CommonOptions {
   void add_to(CLI::App& command);
   /// --amp, for commands that can compute in 16 bit.
   void add_amp(CLI::App& command);
-  /// --cuda-graphs, for commands that run the network without training it.
+  /// --cuda-graphs, for commands that run the network.
   void add_cuda_graphs(CLI::App& command);
   /// Applies the flags and returns the device; throws with the reason when it can't be used.
   Device apply() const;

@@ -41,6 +41,8 @@ TEST(Options, Limits) {
   rejects([](TrainOptions& o) { o.warmup = 1.5; }, "--warmup: must be in [0, 1]; got 1.5");
   rejects([](TrainOptions& o) { o.best_by = "mae"; }, "--best-by: must be iou or s-measure; got mae");
   rejects([](TrainOptions& o) { o.patience = -1; }, "--patience: must be at least 0; got -1");
+  rejects([](TrainOptions& o) { o.common.cuda_graphs = "on", o.network.gradient_checkpointing = true; },
+          "--cuda-graphs on: not with --gradient-checkpointing, whose steps are not recorded; use auto");
   rejects([](TrainOptions& o) { o.save_every = -1; }, "--save-every: must be at least 0; got -1");
   rejects([](TrainOptions& o) { o.expert_report_every = 0; }, "--expert-report-every: must be at least 1; got 0");
 }
@@ -115,6 +117,7 @@ TEST(Configs, WhatMayChange) {
   const std::string stored = "[train]\nseed=1\nlr=0.1\nnum-workers=2\nloss=\"dice\"\n";
   EXPECT_THAT(compare_configs(stored, stored), SizeIs(0));
   EXPECT_THAT(compare_configs(stored, "[train]\nseed=1\nlr=0.1\nnum-workers=8\nnew-flag=3\n"), SizeIs(0));
+  EXPECT_THAT(compare_configs(stored + "cuda-graphs=\"off\"\n", stored + "cuda-graphs=\"auto\"\n"), SizeIs(0));
   EXPECT_THAT(compare_configs(stored, "[train]\nseed=1\nlr=0.2\nnum-workers=2\nloss=\"dice\"\n"),
               ElementsAre(HasSubstr("warning: --lr is 0.2 now, and was 0.1 before")));
   EXPECT_ERROR(compare_configs(stored, "[train]\nseed=2\nlr=0.1\n"),

@@ -12,6 +12,22 @@ using ::testing::Not;
 
 class Training : public test::TinyRun {};
 
+/// The usual loss, for which memory does not last in one of its calls.
+class FailingLoss final : public Loss {
+ public:
+  explicit FailingLoss(int failing) : failing_(failing) {}
+  std::string_view name() const override { return "failing"; }
+  LossOutput operator()(const CamoXpertOutput& output, const Tensor& target) const override {
+    if (++calls_ == failing_) fail(ErrorCode::device, "memory: nothing left");
+    return usual_(output, target);
+  }
+
+ private:
+  AdvancedCODLoss usual_;
+  int failing_;
+  mutable int calls_ = 0;
+};
+
 TEST_F(Training, TheFirstStageFreezesTheBackbone) {
   TrainOptions settings = options("stages");
   settings.use_ema = false;
@@ -42,6 +58,31 @@ TEST_F(Training, CheckpointingOfGradientsGivesTheSameBits) {
   settings.network.gradient_checkpointing = true;
   ASSERT_TRUE(train(settings).complete);
   expect_same(last("kept"), last("recomputed"));
+}
+
+TEST_F(Training, CudaGraphsGiveTheSameBitsAndAreGivenUpWhereMemoryDoesNotLast) {
+  TrainOptions settings = options("graphs");
+  const auto third_fails = [](Trainer& trainer) { trainer.set_loss(std::make_unique<FailingLoss>(3)); };
+  settings.common.cuda_graphs = "off";
+  ASSERT_TRUE(train(settings).complete);
+  const CheckpointContents eager = last("graphs");
+  settings.overwrite = true;
+  EXPECT_ERROR(train(settings, -1, third_fails), "memory: nothing left");
+  if (default_device().is_cuda()) {
+    settings.common.cuda_graphs = "on";
+    EXPECT_ERROR(train(settings, -1, third_fails), "memory: nothing left");
+    settings.common.cuda_graphs = "auto";
+    const Result recorded = train(settings);
+    EXPECT_THAT(recorded.output, HasSubstr("graphs       all but the experts"));
+    EXPECT_THAT(recorded.output, Not(HasSubstr("without CUDA graphs")));
+    expect_same(eager, last("graphs"));
+    const Result given_up = train(settings, -1, third_fails);
+    EXPECT_THAT(given_up.output, HasSubstr("warning: going on without CUDA graphs: memory: nothing left"));
+    expect_same(eager, last("graphs"));
+  }
+  settings.common.device = "cpu";
+  settings.common.cuda_graphs = "on";
+  EXPECT_ERROR(train(settings), "--cuda-graphs on: needs a GPU; got --device cpu; use auto");
 }
 
 TEST_F(Training, EarlyStop) {

@@ -16,6 +16,12 @@ void report_start(RunFolder& folder, const TrainOptions& options, const CamoXper
                   Device device, bool caching, const std::string& weights) {
   for (const auto& [key, value] : system_info()) folder.log(fmt::format("{:<12} {}", key, value));
   folder.log(fmt::format("device       {}, {}", device.str(), options.common.precision(device)));
+  if (device.is_cuda() && options.common.cuda_graphs != "off") {
+    folder.log(
+        options.network.gradient_checkpointing
+            ? "graphs       none with --gradient-checkpointing"
+            : "graphs       all but the experts, recorded in the third step of a stage; --cuda-graphs off: none");
+  }
   if (options.common.autocast() == f16) {
     folder.log("precision    f16 with a loss scale that adapts; a step whose gradients overflow is skipped");
   }

@@ -82,7 +82,8 @@ std::vector<std::string> compare_configs(const std::string& stored, const std::s
                                            "patience",
                                            "pretrained",
                                            "partial",
-                                           "gradient-checkpointing"};
+                                           "gradient-checkpointing",
+                                           "cuda-graphs"};
   const auto before = settings(stored), now = settings(current);
   std::vector<std::string> warnings;
   for (const auto& [flag, value] : now) {

@@ -67,6 +67,24 @@ void Stepper::accumulate(Pending& pending) {
   }
 }
 
+void Stepper::accumulate_or_give_graphs_up(Pending& pending) {
+  try {
+    return accumulate(pending);
+  } catch (const Error& error) {
+    const bool may_help = options_.cuda_graphs == CudaGraphs::automatic && runner_.used_graphs();
+    if (error.code() != ErrorCode::device || !may_help) throw;
+    graphs_given_up_ = error.what();
+  }
+  network_.zero_grad();
+  runner_.turn_graphs_off();
+  restore_buffers(pending);
+  default_generator().set_state(pending.before);
+  loader_.start_epoch(pending.plan.epoch, pending.plan.first_batch);
+  pending.losses = {};
+  pending.expert_counts.clear();
+  accumulate(pending);
+}
+
 void Stepper::run(const StepPlan& plan) {
   Pending pending{.plan = plan,
                   .losses = {},
@@ -80,7 +98,7 @@ void Stepper::run(const StepPlan& plan) {
                   .buffers = joined_buffers(),
                   .counters = {}};
   for (const Tensor& counter : counters_) pending.counters.push_back(clone(counter));
-  accumulate(pending);
+  accumulate_or_give_graphs_up(pending);
   pending.after = default_generator().state();
   pending.gradient_norm = clip_gradients(network_.parameters(), options_.clip_norm, scaler_ ? 1 / scaler_->scale() : 1);
   if (scaler_) scaler_->step_taken();

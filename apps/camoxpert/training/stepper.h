@@ -64,6 +64,8 @@ class Stepper {
   AdamW* optimizer() const { return optimizer_.get(); }
   /// Whether the last batch was launched as CUDA graphs.
   bool used_graphs() const { return runner_.used_graphs(); }
+  /// Why they were given up; empty while they were not. For lack of memory `automatic` goes on without them.
+  const std::string& graphs_given_up() const { return graphs_given_up_; }
   /// Of f16, else null. Counts pending steps as taken.
   GradScaler* scaler() { return scaler_ ? &*scaler_ : nullptr; }
 
@@ -96,6 +98,8 @@ class Stepper {
   };
   /// Gradients of the batches, summed; fills the pending step's losses and counts.
   void accumulate(Pending& pending);
+  /// The same; again without graphs where memory does not last for them.
+  void accumulate_or_give_graphs_up(Pending& pending);
   BadStep go_back(const Pending& bad, const std::string& what, bool overflow);
   /// Names the first tensor that is not finite when the step is repeated.
   std::string search(const Pending& bad);
@@ -119,6 +123,7 @@ class Stepper {
   Tensor guard_;
   std::vector<std::string> loss_names_;
   std::vector<Pending> pending_;
+  std::string graphs_given_up_;
 };
 
 }  // namespace camo::app

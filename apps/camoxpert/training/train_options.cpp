@@ -114,6 +114,8 @@ void TrainOptions::check() const {
   CAMO_CHECK_CODE(usage, schedule == "onecycle" || schedule == "cosine", "--schedule: must be onecycle or cosine; got ",
                   schedule);
   CAMO_CHECK_CODE(usage, warmup >= 0 && warmup <= 1, "--warmup: must be in [0, 1]; got ", warmup);
+  CAMO_CHECK_CODE(usage, common.cuda_graphs != "on" || !network.gradient_checkpointing,
+                  "--cuda-graphs on: not with --gradient-checkpointing, whose steps are not recorded; use auto");
   parse_on_nan(on_nan);
   best_score_name(best_by);
   CAMO_CHECK_CODE(usage, clip_norm > 0, "--clip-norm: must be above 0; got ", clip_norm);

@@ -254,7 +254,11 @@ void Trainer::train_epoch(const Stage& stage) {
                   .first_batch = state_.batch,
                   .batches = std::min(options_.accumulation_steps, total - state_.batch),
                   .lr = learning_rate(options_, stage, state_.stage_step)};
+    const bool had_graphs = stepper_->graphs_given_up().empty();
     stepper_->run(plan);
+    if (had_graphs && !stepper_->graphs_given_up().empty()) {
+      folder_->log("warning: going on without CUDA graphs: " + stepper_->graphs_given_up());
+    }
     state_.step = plan.step;
     state_.stage_step = plan.stage_step;
     state_.batch = plan.first_batch + plan.batches;
