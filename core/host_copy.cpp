@@ -14,8 +14,9 @@ namespace camo {
 
 /// Pinned memory for a copy, and when it is there.
 struct HostCopy::Landing {
-  explicit Landing(int64_t bytes) : memory(bytes) {}
+  Landing(int64_t bytes, Device of) : memory(bytes), device(of) {}
   cuda::PinnedBuffer memory;
+  Device device;  // the current one, whose streams alone may record the event
   cuda::Event arrived;
 
   /// Pinning memory takes longer than many steps of a network: those that are free.
@@ -23,15 +24,15 @@ struct HostCopy::Landing {
     thread_local auto* all = new std::vector<std::unique_ptr<Landing>>;  // not freed: the driver may be gone by then
     return *all;
   }
-  static std::unique_ptr<Landing> take(int64_t bytes) {
+  static std::unique_ptr<Landing> take(int64_t bytes, Device device) {
     std::vector<std::unique_ptr<Landing>>& all = spare();
     for (auto it = all.begin(); it != all.end(); ++it) {
-      if ((*it)->memory.bytes() != bytes) continue;
+      if ((*it)->memory.bytes() != bytes || (*it)->device != device) continue;
       std::unique_ptr<Landing> found = std::move(*it);
       all.erase(it);
       return found;
     }
-    return std::make_unique<Landing>(bytes);
+    return std::make_unique<Landing>(bytes, device);
   }
 };
 
@@ -39,8 +40,8 @@ HostCopy::HostCopy(const Tensor& x) : source_(x.detach()) {
   CAMO_CHECK(x.dtype() == i64 && x.is_contiguous(), "host copy: needs contiguous i64; got ", x.dtype(), " ", x.shape());
   if (x.device().is_cpu() || x.numel() == 0) return;
   const int64_t bytes = x.numel() * size_in_bytes(i64);
-  landing_ = Landing::take(bytes);
   cudaStream_t stream = cuda::use(x.device());
+  landing_ = Landing::take(bytes, x.device());
   CAMO_CUDA(cudaMemcpyAsync(landing_->memory.data(), x.raw_data(), static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
                             stream));
   landing_->arrived.record(stream);

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/host_copy.h"
 #include "nn/layers.h"
 #include "nn/optim/adamw.h"
 #include "nn/optim/ema.h"
@@ -50,6 +51,13 @@ TEST_F(CudaDevices, AdamWChecksThemBeforeItCounts) {
   EXPECT_EQ(optimizer.step_counts(), std::vector<int64_t>{0});
   optimizer.step(full({}, 1, f64));
   EXPECT_EQ(optimizer.step_counts(), std::vector<int64_t>{1});
+}
+
+TEST_F(TwoGpus, CopiesToTheHostAreMadeByTheirOwn) {
+  for (const Device device : {kGpu, other_, kGpu}) {
+    const std::vector<int64_t> values{1, 2, device.index};
+    EXPECT_EQ(HostCopy(from_vector(values, {3}, device)).wait(), values);
+  }
 }
 
 TEST_F(CudaDevices, NormsNeedGradientsOnOne) {
