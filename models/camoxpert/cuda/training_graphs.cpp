@@ -1,6 +1,6 @@
 #include "models/camoxpert/cuda/training_graphs.h"
 
-#include "ops/ops.h"
+#include <utility>
 
 namespace camo {
 
@@ -63,9 +63,7 @@ CamoXpertOutput TrainingGraphs::run(const Tensor& x) {
   const Tensors encoded = encode_({x});
   CamoXpertEncoding encoding = unpacked(encoded, choices_);
   CamoXpertMixture mixture = network_.mix(encoding);
-  Tensors maps;
-  for (size_t s = 0; s < kStages; ++s) maps.push_back(to(mixture.maps[s], encoded[s].dtype()));
-  const Tensors decoded = decode_(maps);
+  const Tensors decoded = decode_({mixture.maps.begin(), mixture.maps.end()});
   CamoXpertOutput output;
   output.logits = decoded.front();
   output.deep.assign(decoded.begin() + 1, decoded.end());
