@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "core/autocast.h"
+#include "core/autograd.h"
 #include "core/random.h"
 #include "models/camoxpert/loss.h"
 #include "models/camoxpert/training_runner.h"
@@ -56,10 +57,7 @@ class Twins {
       half->network->zero_grad();
       half->losses.clear();
       for (const Tensor& x : batches) {
-        const LossOutput out = [&] {
-          const Autocast scope(precision_);
-          return (*loss_)(half == &graphs_ ? (*run_)(x) : (*half->network)(x), sigmoid(slice(x, 3, 0, 1)));
-        }();
+        const LossOutput out = loss_of(*half, x);
         backward(out.total);
         half->losses.push_back(clone(out.total.detach()));
       }
@@ -67,6 +65,21 @@ class Twins {
       half->optimizer->step(clip_gradients(half->network->parameters(), 1.0));
     }
     return used;
+  }
+  /// A step whose backward ends with an error in the first expert that it reaches.
+  void break_off(const Tensor& x) {
+    for (Half* half : {&eager_, &graphs_}) {
+      seed_everything(5);
+      half->network->zero_grad();
+      std::vector<uint64_t> hooks;
+      for (const NamedTensor& named : half->network->named_parameters()) {
+        if (named.name.find(".experts.") == std::string::npos) continue;
+        hooks.push_back(add_gradient_hook(named.tensor, [](const Tensor&) { fail(ErrorCode::general, "broken off"); }));
+      }
+      const LossOutput out = loss_of(*half, x);
+      EXPECT_ERROR(backward(out.total), "broken off");
+      for (const uint64_t hook : hooks) remove_gradient_hook(hook);
+    }
   }
   /// Forward passes that nobody differentiates.
   void run_in_vain(const Tensor& x) {
@@ -99,6 +112,11 @@ class Twins {
     std::unique_ptr<AdamW> optimizer;
     Tensors losses;
   };
+  LossOutput loss_of(const Half& half, const Tensor& x) const {
+    const Autocast scope(precision_);
+    return (*loss_)(&half == &graphs_ ? (*run_)(x) : (*half.network)(x), sigmoid(slice(x, 3, 0, 1)));
+  }
+
   DType precision_;
   std::unique_ptr<Loss> loss_;
   Half eager_, graphs_;
@@ -178,6 +196,19 @@ TEST_F(CudaTraining, ARecordingThatCameToNoEndIsMadeAnew) {
   }
   twins.run_in_vain(pictures(2, 5));
   EXPECT_TRUE(twins.step({pictures(2, 6)}, 6));
+  twins.expect_same_bits("the same, of a whole recording");
+}
+
+TEST_F(CudaTraining, AStepThatEndsAmongTheExpertsIsRecordedAnew) {
+  Twins twins(bf16);  // the decoder's backward is recorded by then, that of the encoding is not
+  for (int i = 0; i < 2; ++i) twins.step({pictures(2, i)}, 1);
+  twins.break_off(pictures(2, 3));
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_TRUE(twins.step({pictures(2, i)}, static_cast<uint64_t>(i)));
+    twins.expect_same_bits("after a backward that was broken off");
+  }
+  twins.break_off(pictures(2, 4));
+  EXPECT_TRUE(twins.step({pictures(2, 5)}, 5));
   twins.expect_same_bits("the same, of a whole recording");
 }
 
