@@ -5,6 +5,7 @@
 #include "core/cuda/allocator.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -37,10 +38,10 @@ struct Block {
   bool small;
   ArenaLists* arena = nullptr;
   bool used = false;
-  bool held = false;        // lived when a MemoryHold was made
   Block* before = nullptr;  // neighbours in the segment
   Block* after = nullptr;
-  int64_t branch = 0;  // that asked for it; 0: none
+  int64_t branch = 0;           // that asked for it; 0: none
+  int64_t born = 0, freed = 0;  // when, as the allocator counts
 };
 
 struct Smaller {
@@ -68,13 +69,16 @@ class DeviceAllocator {
     ArenaLists& arena = pool != nullptr ? *pool : common_;
     const int64_t size = std::max(kGranule, round_up(bytes, kGranule));
     const bool small = size <= kSmallLimit;
-    if (Block* own = take_back(arena, size)) return own->data;
+    if (Block* own = take_back(arena, size)) {
+      own->born = ++now_;
+      return own->data;
+    }
     Block* block = take(arena, size, small);
     if (block == nullptr) {
       add_segment(arena, size, small);
       block = take(arena, size, small);
     }
-    block->held = false;
+    block->born = ++now_;
     block->branch = branch_;
     if (&arena == &common_) add_live(block->bytes);
     used_[block->data] = block;
@@ -107,17 +111,20 @@ class DeviceAllocator {
     freed_in_branches_.clear();
   }
 
-  void begin_hold(const void* except) {
+  /// Returns its number.
+  int64_t begin_hold(const void* except) {
     const std::lock_guard lock(mutex_);
-    ++holds_;
-    for (const auto& [data, block] : used_) block->held = block->held || data != except;
+    holds_[++now_] = except;
+    return now_;
   }
-  void end_hold() {
+  void end_hold(int64_t number) {
     const std::lock_guard lock(mutex_);
-    if (--holds_ > 0) return;
-    for (Block* block : deferred_) release(block);
-    deferred_.clear();
-    for (const auto& [data, block] : used_) block->held = false;
+    holds_.erase(number);
+    std::erase_if(deferred_, [&](Block* block) {
+      const bool ends = !is_held(block, block->freed);
+      if (ends) release(block);
+      return ends;
+    });
   }
 
   /// Makes everything of an arena common.
@@ -163,7 +170,7 @@ class DeviceAllocator {
   Block* take_back(const ArenaLists& arena, int64_t size) {
     if (branch_ == 0) return nullptr;
     const auto found = std::find_if(freed_in_branches_.begin(), freed_in_branches_.end(), [&](const Block* block) {
-      return block->branch == branch_ && block->arena == &arena && !block->held && block->bytes >= size &&
+      return block->branch == branch_ && block->arena == &arena && !is_held(block, now_) && block->bytes >= size &&
              block->bytes / 2 <= size;
     });
     if (found == freed_in_branches_.end()) return nullptr;
@@ -172,8 +179,17 @@ class DeviceAllocator {
     return block;
   }
 
+  /// Whether it lived when a hold began that has not ended, up to a point in time.
+  bool is_held(const Block* block, int64_t until) const {
+    for (auto hold = holds_.upper_bound(block->born); hold != holds_.end() && hold->first <= until; ++hold) {
+      if (hold->second != block->data) return true;
+    }
+    return false;
+  }
+
   void release_unless_held(Block* block) {
-    if (block->held && holds_ > 0) deferred_.push_back(block);
+    block->freed = ++now_;
+    if (is_held(block, block->freed)) deferred_.push_back(block);
     else release(block);
   }
 
@@ -201,7 +217,7 @@ class DeviceAllocator {
     block->used = true;
     const int64_t rest = block->bytes - size;
     if (rest >= (small ? kGranule : kSmallLimit)) {
-      auto* tail = new Block{block->data + size, rest, small, &arena, false, false, block, block->after};
+      auto* tail = new Block{block->data + size, rest, small, &arena, false, block, block->after};
       if (block->after != nullptr) block->after->before = tail;
       block->after = tail;
       block->bytes = size;
@@ -243,7 +259,7 @@ class DeviceAllocator {
     char* const end = arena.range->begin() + arena.range->bytes();
     ask_driver(size, [&] { return arena.range->grow(bytes); });
     count_segment(bytes, true);
-    auto* added = new Block{end, bytes, false, &arena, false, false, last, nullptr};
+    auto* added = new Block{end, bytes, false, &arena, false, last};
     (last != nullptr ? last->after : arena.first_of_range) = added;
     arena.free_large.insert(added);
     if (!joins) return;
@@ -311,7 +327,9 @@ class DeviceAllocator {
   std::vector<Block*> deferred_;                                     // freed while held: still in used_
   std::vector<Block*> freed_in_branches_;                            // still in used_, too
   std::unordered_map<char*, std::unique_ptr<GrowingRange>> ranges_;  // of pools that ended
-  int64_t live_ = 0, peak_ = 0, reserved_ = 0, holds_ = 0;
+  int64_t live_ = 0, peak_ = 0, reserved_ = 0;
+  std::map<int64_t, const void*> holds_;  // by when they began: the block that is not held
+  int64_t now_ = 0;                       // counts blocks handed out and freed, and holds
   int64_t forks_ = 0, branch_ = 0, last_branch_ = 0;
 };
 
@@ -342,8 +360,9 @@ MemoryPool::~MemoryPool() { allocator(device_).absorb(*arena_); }
 MemoryPool::Scope::Scope(MemoryPool& pool) : previous_(std::exchange(current_pool, &pool)) {}
 MemoryPool::Scope::~Scope() { current_pool = previous_; }
 
-MemoryHold::MemoryHold(Device device, const void* except) : device_(device) { allocator(device).begin_hold(except); }
-MemoryHold::~MemoryHold() { allocator(device_).end_hold(); }
+MemoryHold::MemoryHold(Device device, const void* except)
+    : device_(device), number_(allocator(device).begin_hold(except)) {}
+MemoryHold::~MemoryHold() { allocator(device_).end_hold(number_); }
 
 BranchMemory::BranchMemory(Device device) : device_(device), around_(allocator(device).begin_fork()) {}
 BranchMemory::~BranchMemory() { allocator(device_).end_fork(around_); }

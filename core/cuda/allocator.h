@@ -56,6 +56,7 @@ class MemoryHold {
 
  private:
   Device device_;
+  int64_t number_;
 };
 
 /// For recorded branches that run side by side and so have no common order in which memory could be reused: until the

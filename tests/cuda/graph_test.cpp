@@ -83,6 +83,25 @@ TEST_F(CudaGraph, WhatLivedAtTheRecordingKeepsItsMemory) {
   EXPECT_EQ(memory_stats(kGpu).live_bytes, live + 4 * (1 << 18));
 }
 
+TEST_F(CudaGraph, WhatARecordingHeldIsFreeWhenItEndsThoughOthersGoOn) {
+  const auto live = [] { return memory_stats(kGpu).live_bytes; };
+  constexpr int64_t kBytes = 1 << 20;
+  Tensor first = empty({kBytes}, u8);
+  auto early = std::make_unique<cuda::MemoryHold>(kGpu);
+  Tensor second = empty({kBytes}, u8);
+  auto late = std::make_unique<cuda::MemoryHold>(kGpu);
+  const int64_t before = live();
+  first = {};
+  second = {};
+  empty({kBytes}, u8);  // lives within both, and is not held
+  EXPECT_EQ(live(), before);
+  early.reset();
+  EXPECT_EQ(live(), before);  // both lived when the other began
+  const cuda::MemoryHold later(kGpu);
+  late.reset();
+  EXPECT_EQ(live(), before - 2 * kBytes);
+}
+
 TEST_F(CudaGraph, WhatAnEndedRecordingHeldIsFreeForTheNext) {
   const NoGrad no_grad;
   MemoryPool pool(kGpu);

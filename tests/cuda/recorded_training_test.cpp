@@ -244,12 +244,12 @@ TEST_F(CudaTraining, MemoryGoesBack) {
   train();  // makes tables that stay
   seed_everything(3);
   const auto copies = deciding_network();  // of parameters: dropped when the next network's are made
+  const Tensor picture = pictures(1, 0);   // the same experts each time
   const auto live = [&] {
     const Autocast scope(bf16);
     const NoGrad no_grad;
     for (const Tensor& parameter : copies->parameters()) copy_into(parameter.detach(), parameter.detach() * 1.0);
-    seed_everything(3);
-    (*copies)(pictures(1, 0));  // the same experts each time; drops the 16-bit copies of parameters that are gone
+    (*copies)(picture);  // drops the 16-bit copies of parameters that are gone
     return memory_stats(kGpu).live_bytes;
   };
   train();
