@@ -86,12 +86,15 @@ Tensor placed(const Tensor& x, int64_t elements, const Shape& strides, int64_t s
 
 }  // namespace
 
-std::vector<DType> flash_dtypes() {
-  return default_device().is_cuda() ? std::vector<DType>{f32, f16, bf16} : std::vector<DType>{f64, f32};
-}
-
 bool flash_takes(DType dtype, int64_t width) {
   return flash::choose({default_device(), dtype, 16, 16, width}, AttentionBackend::flash).flash;
+}
+
+std::vector<DType> flash_dtypes() {
+  if (default_device().is_cpu()) return {f64, f32};
+  std::vector<DType> dtypes{f32, f16, bf16};
+  std::erase_if(dtypes, [](DType dtype) { return !flash_takes(dtype, 16); });  // those of older GPUs
+  return dtypes;
 }
 
 AttentionBounds attention_bounds(DType dtype) {

@@ -124,7 +124,8 @@ TEST(FlashMemory, GrowsLinearly) {
   for (const DType dtype : flash_dtypes()) {
     const int64_t few = peak_bytes(4096, dtype), many = peak_bytes(8192, dtype);
     EXPECT_LT(many, few * 9 / 4) << name(dtype);
-    EXPECT_LT(many, 8192 * 16 * size_in_bytes(dtype) * 12) << name(dtype);  // a dozen tensors of q's size
+    // A dozen tensors of q's size, and a few numbers of each row.
+    EXPECT_LT(many, 8192 * (12 * 16 * size_in_bytes(dtype) + 5 * size_in_bytes(f32))) << name(dtype);
   }
 }
 

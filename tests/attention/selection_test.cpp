@@ -81,6 +81,10 @@ TEST(FlashSelection, KernelOfAPass) {
   EXPECT_EQ(kernel(cpu, bf16, 16, 8, flash::Pass::backward, true), Kernel::tiled);
   const Device device = default_device();
   if (!device.is_cuda()) return;
+  if (!flash_takes(bf16, 10)) {  // a GPU before capability 8.0
+    EXPECT_EQ(kernel(device, f16, 9216, 10, flash::Pass::forward, true), Kernel::mma);
+    return;
+  }
   EXPECT_EQ(kernel(device, f32, 2304, 20, flash::Pass::forward, true), Kernel::mma);
   EXPECT_EQ(kernel(device, bf16, 2304, 20, flash::Pass::forward, false), Kernel::mma);
   EXPECT_EQ(kernel(device, bf16, 9216, 10, flash::Pass::forward, true), Kernel::narrow);
@@ -105,6 +109,11 @@ TEST(FlashSelection, SaysWhyNot) {
   EXPECT_EQ(choice.why_not, "no flash kernel for f64 on cuda:0");
   EXPECT_EQ(flash::choose(in_double, AttentionBackend::automatic).why_not, "");
   if (!default_device().is_cuda()) return;
+  if (!flash_takes(bf16, 10)) {
+    const auto why = flash::choose({default_device(), bf16, 10, 10, 16}, AttentionBackend::flash).why_not;
+    EXPECT_TRUE(why.starts_with("it needs compute capability 8.0; cuda:0 has ")) << why;
+    return;
+  }
   EXPECT_EQ(flash::choose({default_device(), f32, 10, 10, 257}, AttentionBackend::flash).why_not,
             "it takes head dimensions up to 256; got 257");
   // Beyond 128, only the kernels for Hopper GPUs go, which know no mask.

@@ -8,6 +8,7 @@
 #include "ops/attention/flash.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
+#include "tests/attention/agreement.h"
 #include "tests/support/test_support.h"
 
 namespace camo {
@@ -32,6 +33,7 @@ class AttentionWindows : public ::testing::TestWithParam<DType> {
  protected:
   void SetUp() override {
     if (!default_device().is_cuda()) GTEST_SKIP() << "about kernels of CUDA";
+    if (!flash_takes(dtype(), 16)) GTEST_SKIP() << "this GPU has no kernels for it";
   }
   DType dtype() const { return GetParam(); }
   /// Of what is computed, and of rounding it: just above 1, half a unit in the last place is as much again.
