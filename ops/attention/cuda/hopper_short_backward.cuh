@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     const bool clean = kind == kKeysClean || kind == kQueriesClean;
     int arrivals = clean ? 32 : 1;
     if (kind == kFree) arrivals = max(min(kGroups, query_units), 1);
-    if (threadIdx.x == kLastBarrier) arrivals = at.query_units;
+    if (threadIdx.x == kLastBarrier)
+      arrivals = at.query_units * kWarpgroup;  // not one for all: racecheck follows these
     // Tools follow few barriers, so only those used are made.
     const int tiles = kind == kQueriesFull || kind == kQueriesClean ? at.query_tiles : at.key_tiles;
     if (kind > kFree || (tile < tiles && (!clean || call.clear) && (kind != kFree || !S::kAll))) {
@@ -285,7 +286,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     } else {
       own_numbers.store(call, h, first, numbers, at.query_tiles * kTile);
       wait_named(1 + group, kWarpgroup);
-      if (thread == 0) arrive(numbers_made);
+      arrive(numbers_made);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float2 x = numbers[min(first + row + 8 * half, at.query_tiles * kTile - 1)];
@@ -360,8 +361,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     if (query_units > 0 && unit % call.parts == part) continue;
     own_numbers.load(call, head, b, h, unit * S::kUnit);
     own_numbers.store(call, h, unit * S::kUnit, numbers, at.query_tiles * kTile);
-    wait_named(1 + group, kWarpgroup);
-    if (thread == 0) arrive(numbers_made);
+    arrive(numbers_made);
   }
   for (; i < total; i += kGroups) run.template operator()<true>(i);
 #else
