@@ -1,11 +1,9 @@
 #include "models/camoxpert/network.h"
 
-#include <cstdlib>
 #include <numeric>
 #include <utility>
 
 #include "core/autocast.h"
-#include "core/cuda/side_by_side.h"
 #include "ops/ops.h"
 
 namespace camo {
@@ -91,25 +89,14 @@ std::array<Tensor, 4> CamoXpert::features(const Tensor& x) const {
 
 CamoXpertEncoding CamoXpert::encode(const Tensor& x) const {
   CamoXpertEncoding encoding;
-  Tensor y = backbone_.stage(0)(begin(x));
+  Tensor y = begin(x);
   // A stage's choices are on their way to the host while the next stages run: it can queue their experts meanwhile.
   for (size_t s = 0; s < 4; ++s) {
-    const auto choose = [&] {
-      encoding.features[s] = leave_backbone(y);
-      encoding.enhanced[s] = enhance(s, encoding.features[s]);
-      encoding.routing[s] = moe_layers_[s].route(encoding.enhanced[s]);
-      encoding.routing[s].indices_on_host = std::make_shared<HostCopy>(contiguous(encoding.routing[s].indices));
-    };
-    const auto go_on = [&] {
-      if (s + 1 < 4) y = backbone_.stage(s + 1)(y);
-    };
-    static const char* const forks = std::getenv("CAMO_FORK");  // for measurements: 1 leaves these out
-    if (forks != nullptr && *forks == '1') {
-      choose();
-      go_on();
-      continue;
-    }
-    cuda::side_by_side(x.device(), {choose, go_on});
+    y = backbone_.stage(s)(y);
+    encoding.features[s] = leave_backbone(y);
+    encoding.enhanced[s] = enhance(s, encoding.features[s]);
+    encoding.routing[s] = moe_layers_[s].route(encoding.enhanced[s]);
+    encoding.routing[s].indices_on_host = std::make_shared<HostCopy>(contiguous(encoding.routing[s].indices));
   }
   return encoding;
 }
