@@ -14,7 +14,6 @@
 // kernels for depthwise problems and for few channels, cuDNN, and plain kernels for what it has no engine for; 16-bit
 // types sum in f32.
 #include "core/autograd.h"
-#include "core/cuda/side_by_side.h"
 #include "core/gradient_sum.h"
 #include "core/parallel.h"
 #include "ops/conv2d.h"
@@ -269,22 +268,17 @@ struct Conv2dNode final : Node {
     const Tensor dy = contiguous(dy_in[0]);
     const bool with_bias = edges().size() > 2 && needs(2);
     Tensors gradients(edges().size());
-    const auto dx = [&] {
-      if (needs(0)) gradients[0] = backward_data(problem, dy, *weight, this);
-    };
-    const auto of_parameters = [&] {
-      if (needs(1)) {
-        WeightGradients both = backward_weight(problem, *x, dy, with_bias);
-        gradients[1] = both.weight;
-        if (with_bias) gradients[2] = both.bias;
-      } else if (with_bias) {
-        gradients[2] = sum(dy.is_cuda() ? dy : detail::in_f32(dy), {0, 1, 2});
-      }
-      for (size_t i = 1; i < gradients.size(); ++i) {
-        if (gradients[i].defined()) gradients[i] = to(gradients[i], parameters);
-      }
-    };
-    cuda::side_by_side(dy.device(), {dx, of_parameters});
+    if (needs(0)) gradients[0] = backward_data(problem, dy, *weight, this);
+    if (needs(1)) {
+      WeightGradients both = backward_weight(problem, *x, dy, with_bias);
+      gradients[1] = both.weight;
+      if (with_bias) gradients[2] = both.bias;
+    } else if (with_bias) {
+      gradients[2] = sum(dy.is_cuda() ? dy : detail::in_f32(dy), {0, 1, 2});
+    }
+    for (size_t i = 1; i < gradients.size(); ++i) {
+      if (gradients[i].defined()) gradients[i] = to(gradients[i], parameters);
+    }
     return gradients;
   }
 };

@@ -4,7 +4,6 @@
 // double across blocks of rows (db); products of 16-bit operands in f32. There the bias is added inside the
 // product where cuBLASLt can. One output alone has kernels of its own (linear_one.cu).
 #include "core/autograd.h"
-#include "core/cuda/side_by_side.h"
 #include "core/gradient_sum.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
@@ -177,24 +176,20 @@ struct LinearNode final : Node {
         detail::linear_one_backward_cuda(g, in, *weight, grads[0], grads[1], grads[2]);
         return grads;
       }
-      const auto dx = [&] {
-        if (!needs(0)) return;
-        const GradientSum sum(*this, 0, x->shape(), x->dtype(), x->device());
-        product_dx_cuda(sum, g, detail::as_rows(*weight));
-        grads[0] = sum.tensor;
-      };
-      const auto dweight = [&] {
-        if (!needs(1)) return;
-        const GradientSum sum(*this, 1, weight->shape(), parameters, x->device());
-        product_dweight_cuda(sum, g, in);
-        grads[1] = sum.tensor;
-      };
-      const auto dbias = [&] {
-        if (!needs(2)) return;
+      if (needs(0)) {
+        const GradientSum dx(*this, 0, x->shape(), x->dtype(), x->device());
+        product_dx_cuda(dx, g, detail::as_rows(*weight));
+        grads[0] = dx.tensor;
+      }
+      if (needs(1)) {
+        const GradientSum dweight(*this, 1, weight->shape(), parameters, x->device());
+        product_dweight_cuda(dweight, g, in);
+        grads[1] = dweight.tensor;
+      }
+      if (needs(2)) {
         grads[2] = empty({weight->size(0)}, parameters, x->device());
         sum_dbias_cuda(grads[2], g);
-      };
-      cuda::side_by_side(x->device(), {dx, dweight, dbias});
+      }
       return grads;
     }
     const Tensor wide_dy = needs(2) || !takes_bf16(x->dtype()) ? detail::in_f32(dy[0]) : Tensor();

@@ -3,7 +3,6 @@
 // da = dy b^T,  db = a^T dy, summed over broadcast axes. Keeps a and b (views: no copies). Accumulates in the dtype of
 // a (in f32 for 16-bit operands).
 #include "core/autograd.h"
-#include "core/cuda/side_by_side.h"
 #include "core/strided_loop.h"
 #include "ops/detail/autocast.h"
 #include "ops/detail/gemm.h"
@@ -205,18 +204,14 @@ struct MatmulNode final : Node {
 
   Tensors backward(const Tensors& dy) override {
     Tensors grads(2);
-    const auto da = [&] {
-      if (needs(0)) grads[0] = sum_to(multiply(dy[0], transposed(*b)), a->shape());
-    };
-    const auto db = [&] {
-      if (!needs(1)) return;
+    if (needs(0)) grads[0] = sum_to(multiply(dy[0], transposed(*b)), a->shape());
+    if (needs(1)) {
       if (b->dims() == 2 && a->is_contiguous() && a->numel() > 0) {
         grads[1] = multiply(transposed(flat_rows(*a)), flat_rows(detail::dense(dy[0])));
       } else {
         grads[1] = sum_to(multiply(transposed(*a), dy[0]), b->shape());
       }
-    };
-    cuda::side_by_side(dy[0].device(), {da, db});
+    }
     return grads;
   }
 };

@@ -40,7 +40,6 @@ struct Block {
   bool used = false;
   Block* before = nullptr;  // neighbours in the segment
   Block* after = nullptr;
-  int64_t branch = 0;           // that asked for it; 0: none
   int64_t born = 0, freed = 0;  // when, as the allocator counts
 };
 
@@ -69,17 +68,12 @@ class DeviceAllocator {
     ArenaLists& arena = pool != nullptr ? *pool : common_;
     const int64_t size = std::max(kGranule, round_up(bytes, kGranule));
     const bool small = size <= kSmallLimit;
-    if (Block* own = take_back(arena, size)) {
-      own->born = ++now_;
-      return own->data;
-    }
     Block* block = take(arena, size, small);
     if (block == nullptr) {
       add_segment(arena, size, small);
       block = take(arena, size, small);
     }
     block->born = ++now_;
-    block->branch = branch_;
     if (&arena == &common_) add_live(block->bytes);
     used_[block->data] = block;
     return block->data;
@@ -89,26 +83,10 @@ class DeviceAllocator {
     const std::lock_guard lock(mutex_);
     const auto found = used_.find(static_cast<char*>(data));
     CAMO_ASSERT(found != used_.end());
-    if (forks_ > 0) freed_in_branches_.push_back(found->second);
-    else release_unless_held(found->second);
-  }
-
-  /// Returns the branch around it.
-  int64_t begin_fork() {
-    const std::lock_guard lock(mutex_);
-    ++forks_;
-    return branch_;
-  }
-  void next_branch() {
-    const std::lock_guard lock(mutex_);
-    branch_ = ++last_branch_;
-  }
-  void end_fork(int64_t around) {
-    const std::lock_guard lock(mutex_);
-    branch_ = around;
-    if (--forks_ > 0) return;
-    for (Block* block : freed_in_branches_) release_unless_held(block);
-    freed_in_branches_.clear();
+    Block* block = found->second;
+    block->freed = ++now_;
+    if (is_held(block, block->freed)) deferred_.push_back(block);
+    else release(block);
   }
 
   /// Returns its number.
@@ -166,31 +144,12 @@ class DeviceAllocator {
 
   static FreeList& list_of(const Block* block) { return block->arena->list(block->small); }
 
-  /// A block, about as large as wanted, that the branch of now had asked for and freed.
-  Block* take_back(const ArenaLists& arena, int64_t size) {
-    if (branch_ == 0) return nullptr;
-    const auto found = std::find_if(freed_in_branches_.begin(), freed_in_branches_.end(), [&](const Block* block) {
-      return block->branch == branch_ && block->arena == &arena && !is_held(block, now_) && block->bytes >= size &&
-             block->bytes / 2 <= size;
-    });
-    if (found == freed_in_branches_.end()) return nullptr;
-    Block* block = *found;
-    freed_in_branches_.erase(found);
-    return block;
-  }
-
   /// Whether it lived when a hold began that has not ended, up to a point in time.
   bool is_held(const Block* block, int64_t until) const {
     for (auto hold = holds_.upper_bound(block->born); hold != holds_.end() && hold->first <= until; ++hold) {
       if (hold->second != block->data) return true;
     }
     return false;
-  }
-
-  void release_unless_held(Block* block) {
-    block->freed = ++now_;
-    if (is_held(block, block->freed)) deferred_.push_back(block);
-    else release(block);
   }
 
   /// Of a block in use.
@@ -325,12 +284,10 @@ class DeviceAllocator {
   ArenaLists common_;
   std::unordered_map<char*, Block*> used_;
   std::vector<Block*> deferred_;                                     // freed while held: still in used_
-  std::vector<Block*> freed_in_branches_;                            // still in used_, too
   std::unordered_map<char*, std::unique_ptr<GrowingRange>> ranges_;  // of pools that ended
   int64_t live_ = 0, peak_ = 0, reserved_ = 0;
   std::map<int64_t, const void*> holds_;  // by when they began: the block that is not held
   int64_t now_ = 0;                       // counts blocks handed out and freed, and holds
-  int64_t forks_ = 0, branch_ = 0, last_branch_ = 0;
 };
 
 /// Never destroyed: storages of static tensors may outlive every other static object.
@@ -363,10 +320,6 @@ MemoryPool::Scope::~Scope() { current_pool = previous_; }
 MemoryHold::MemoryHold(Device device, const void* except)
     : device_(device), number_(allocator(device).begin_hold(except)) {}
 MemoryHold::~MemoryHold() { allocator(device_).end_hold(number_); }
-
-BranchMemory::BranchMemory(Device device) : device_(device), around_(allocator(device).begin_fork()) {}
-BranchMemory::~BranchMemory() { allocator(device_).end_fork(around_); }
-void BranchMemory::next_branch() { allocator(device_).next_branch(); }
 
 void* allocate(int64_t bytes, Device device) {
   const bool from_pool = current_pool != nullptr && current_pool->device_ == device;

@@ -59,22 +59,6 @@ class MemoryHold {
   int64_t number_;
 };
 
-/// For recorded branches that run side by side and so have no common order in which memory could be reused: until the
-/// outermost one ends, what is freed on the device is handed out to nobody, except to the branch that had asked for it.
-class BranchMemory {
- public:
-  explicit BranchMemory(Device device);
-  ~BranchMemory();
-  BranchMemory(const BranchMemory&) = delete;
-  BranchMemory& operator=(const BranchMemory&) = delete;
-  /// What follows belongs to another branch.
-  void next_branch();
-
- private:
-  Device device_;
-  int64_t around_;  // the branch around this
-};
-
 MemoryStats stats(Device device);
 void reset_peak(Device device);
 void release_cached(Device device);

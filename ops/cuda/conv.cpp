@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/cuda/side_by_side.h"
 #include "ops/cuda/conv_depthwise.h"
 #include "ops/cuda/conv_depthwise_tile.h"
 #include "ops/cuda/conv_direct.h"
@@ -112,16 +111,12 @@ ConvWeightGradients conv_backward_weight(const ConvProblem& p, const Tensor& x, 
     depthwise_backward_weight(p, x, dy, result.weight, result.bias);
     return result;
   }
-  const auto dbias = [&] {
-    if (!with_bias) return;
+  if (with_bias) {
     result.bias = empty({p.o}, x.dtype() == f64 ? f64 : f32, x.device());
     detail::column_sum_cuda(result.bias, dy);
-  };
-  const auto dweight = [&] {
-    if (!uses_cudnn(p) || !cudnn_conv(ConvPass::backward_weight, p, x, result.weight, {}, dy))
-      direct_backward_weight(p, x, dy, result.weight);
-  };
-  side_by_side(x.device(), {dbias, dweight});
+  }
+  if (!uses_cudnn(p) || !cudnn_conv(ConvPass::backward_weight, p, x, result.weight, {}, dy))
+    direct_backward_weight(p, x, dy, result.weight);
   return result;
 }
 
