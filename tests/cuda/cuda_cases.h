@@ -7,10 +7,23 @@
 
 #include "ops/elementwise.h"
 #include "tests/support/test_support.h"
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/runtime.h"
+#endif
 
 namespace camo::test {
 
 inline constexpr Device kGpu{Device::Kind::cuda, 0};
+
+#ifdef CAMO_WITH_CUDA
+/// That no process holds now: tests run side by side.
+inline int64_t free_device_bytes() {
+  cuda::use(kGpu);
+  size_t free = 0, total = 0;
+  CAMO_CUDA(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(free);
+}
+#endif
 
 /// How far a result may be from that in f64 on the same (rounded) inputs, relative to the largest element: twice the
 /// rounding of the result, and for f32 and f64 room for sums of thousands of terms.

@@ -43,7 +43,7 @@ TEST_F(CudaMemory, RunningOutNamesTheNumbersAndTheFlags) {
 
 TEST_F(CudaMemory, CachedBlocksAreGivenBackBeforeGivingUp) {
   release_cached_memory(kGpu);
-  const int64_t most = device_bytes() / 2;
+  const int64_t most = free_device_bytes() / 2;
   { const Tensor large = empty({most}, u8); }
   EXPECT_GE(memory_stats(kGpu).cached_bytes, most);
   const Tensor larger = empty({most + most / 2}, u8);  // only fits without the cached block
