@@ -20,10 +20,13 @@ import gc
 import json
 import re
 import statistics
+import warnings
 import camoxpert_bench
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+warnings.filterwarnings('ignore', category=UserWarning)  # why a backend refuses, a line for each other one
 
 BACKENDS = {
     'math': SDPBackend.MATH,

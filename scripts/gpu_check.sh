@@ -266,6 +266,7 @@ peer() {
 
 # Pictures for the row from disk, where no data set was named; nothing to do where they are there.
 data=${CAMO_DATASET_DIR:-$out/pictures}
+export -n CAMO_DATASET_DIR  # camoxpert warns of variables that it does not know
 asked_for_pictures=
 pictures() {
   [[ -d $data || -n $asked_for_pictures ]] && return
