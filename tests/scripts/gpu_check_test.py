@@ -114,7 +114,7 @@ class GpuCheck(unittest.TestCase):
         for tool in "memcheck", "initcheck", "racecheck":
             for name in "step.f32", "step.bf16", "step.graph", "ops.3", "gradients.0", "attention.0":
                 self.assertTrue(rows[f"{tool}.{name}"].startswith("ok ("), output)
-        for name in "synccheck.attention.0", "racecheck.step.tf32.light", "racecheck.sums16.0", "ops", "attention":
+        for name in "synccheck.attention.0", "racecheck.step.tf32.light", "racecheck.ops16.0", "ops", "attention":
             self.assertTrue(rows[name].startswith("ok ("), output)
 
     def test_a_report_about_camo_fails(self):
