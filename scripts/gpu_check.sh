@@ -186,7 +186,7 @@ sanitizer() {
     leave_out sanitizer "there is no compute-sanitizer on the PATH"
     return
   fi
-  fits sanitizer 200 || return
+  fits sanitizer 130 || return
   for tool in racecheck memcheck initcheck; do  # the slowest first
     before=(compute-sanitizer --tool "$tool" --error-exitcode 9)
     filter=
@@ -199,9 +199,9 @@ sanitizer() {
     done
     built "$camoxpert" "$tool.graph" &&
       steps_of "$tool" graph bench infer "${small[@]}" --amp bf16 --cuda-graphs on --warmup 3 --steps 1
-    shards "$tool.ops" ops 4 200 300 "${before[@]}"
-    [[ $tool == racecheck ]] && filter='*GradientSums*/*f16:Autocasting.*' shards racecheck.ops16 ops 1 200 300 "${before[@]}"
-    filter='*GradientCases*' shards "$tool.gradients" nn 4 200 300 env CAMO_GRADCHECK_ELEMENTS=1 "${before[@]}"
+    shards "$tool.ops" ops 4 130 300 "${before[@]}"
+    [[ $tool == racecheck ]] && filter='*GradientSums*/*f16:Autocasting.*' shards racecheck.ops16 ops 1 130 300 "${before[@]}"
+    filter='*GradientCases*' shards "$tool.gradients" nn 4 130 300 env CAMO_GRADCHECK_ELEMENTS=1 "${before[@]}"
   done
   for tool in memcheck initcheck racecheck synccheck; do
     before=(compute-sanitizer --tool "$tool" --error-exitcode 9)
@@ -215,9 +215,9 @@ sanitizer() {
 steps_of() {
   local tool=$1 name=$2
   shift 2
-  start "$tool.step.$name" 200 300 "${before[@]}" "$camoxpert" "$@"
+  start "$tool.step.$name" 130 300 "${before[@]}" "$camoxpert" "$@"
   if [[ $tool == racecheck && $name != f32 ]]; then
-    start "$tool.step.$name.light" 200 300 "${before[@]}" "${light[@]}" "$camoxpert" "$@"
+    start "$tool.step.$name.light" 130 300 "${before[@]}" "${light[@]}" "$camoxpert" "$@"
   fi
 }
 
@@ -248,7 +248,7 @@ ops() {
 attention() {
   built "$camoxpert" attention || return
   python_has torch || { leave_out attention "there is no PyTorch"; return; }
-  run attention 120 200 python3 scripts/bench_attention.py --camoxpert "$camoxpert" --seconds 0.05 --json "$out/attention.json" \
+  run attention 90 200 python3 scripts/bench_attention.py --camoxpert "$camoxpert" --seconds 0.05 --json "$out/attention.json" \
     --shapes B16H8N9216D10,B2H8N9216D10,B16H8N2304D20,B16H8N576D36,B16H8N144D73,B16H8N400D64,B16H8N676D64
   show attention
 }
@@ -282,7 +282,7 @@ table() {
   [[ -n $dry || -d $data ]] && flags+=(--dataset-path "$data") || leave_out "table: from disk" "there are no pictures"
   [[ -s $out/peer.jsonl ]] && flags+=(--peer "$out/peer.jsonl") || [[ -n $dry ]] || leave_out "table: peer" "it has no figures"
   [[ -n $cupti ]] && flags+=(--profile) || [[ -n $dry ]] || leave_out "table: idle GPU" "there is no libcupti"
-  run table 90 180 "$camoxpert" bench table "${base[@]}" "${flags[@]}"
+  run table 40 180 "$camoxpert" bench table "${base[@]}" "${flags[@]}"
   show table
 }
 
