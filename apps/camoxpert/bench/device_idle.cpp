@@ -31,8 +31,7 @@ Coverage coverage(std::vector<Interval> intervals, int64_t short_gap) {
 std::string DeviceIdle::str() const {
   return fmt::format(
       "nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms: {:.1f} % in gaps of at most {} us, as "
-      "between "
-      "kernels, {:.1f} % in longer ones",
+      "between kernels, {:.1f} % in longer ones",
       100 * share(), runs, runs > 0 ? wall_ms / runs : 0, 100 * (share() - waiting_share()), kShortGap / 1000,
       100 * waiting_share());
 }

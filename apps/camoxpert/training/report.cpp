@@ -20,7 +20,7 @@ void report_start(RunFolder& folder, const TrainOptions& options, const CamoXper
     folder.log(
         options.network.gradient_checkpointing
             ? "graphs       none with --gradient-checkpointing"
-            : "graphs       all but the experts, recorded in the third step of a stage; --cuda-graphs off: none");
+            : "graphs       all but the experts, recorded in the third batch of a stage; --cuda-graphs off: none");
   }
   if (options.common.autocast() == f16) {
     folder.log("precision    f16 with a loss scale that adapts; a step whose gradients overflow is skipped");
