@@ -1,36 +1,13 @@
 #include "core/autograd.h"
 
 #include "core/gradient_sum.h"
-#include "core/random.h"
-#include "tests/support/test_support.h"
+#include "tests/core/product.h"
 
 // The tape itself, on two operations of its own: it must not depend on ops/.
 namespace camo {
 namespace {
 
-/// y = a * b, element by element.
-struct ProductNode final : Node {
-  ProductNode() : Node("product") {}
-  Saved a{this, "a"}, b{this, "b"};
-  static Tensor multiply(const Tensor& x, const Tensor& y) {
-    std::vector<double> values = x.to_vector<double>();
-    const std::vector<double> others = y.to_vector<double>();
-    for (size_t i = 0; i < values.size(); ++i) values[i] *= others[i];
-    return from_vector(values, x.shape());
-  }
-  Tensors backward(const Tensors& dy) override {
-    return {needs(0) ? multiply(dy[0], *b) : Tensor(), needs(1) ? multiply(dy[0], *a) : Tensor()};
-  }
-};
-
-Tensor product(const Tensor& a, const Tensor& b) {
-  Tensor y = ProductNode::multiply(a, b);
-  if (auto* node = record<ProductNode>(y, {a, b})) {
-    node->a = a;
-    node->b = b;
-  }
-  return y;
-}
+using namespace test;
 
 /// Two copies of x, as two outputs.
 struct TwinNode final : Node {
@@ -51,15 +28,8 @@ Tensors twin(const Tensor& x) {
   return outputs;
 }
 
-Tensor leaf(std::vector<double> values) {
-  const auto count = static_cast<int64_t>(values.size());
-  return from_vector<double>(values, {count}).set_requires_grad(true);
-}
-std::vector<double> grad_of(const Tensor& x) { return x.grad().to_vector<double>(); }
 /// Nodes in a chain that overflows the stack of a recursive walk (fewer where each one waits for a copy to the host).
 int deep() { return default_device().is_cuda() ? 2000 : 200000; }
-const std::vector<double> kOnes{1, 1};
-Tensor ones2() { return ones({2}, f64); }
 
 TEST(Autograd, ProductRule) {
   const Tensor a = leaf({2, 3}), b = leaf({5, 7});
@@ -331,71 +301,6 @@ TEST(Autograd, LeavesKeepTheirDtypeUntilBackward) {
   const Tensor x = leaf({1, 2}), y = product(x, leaf({1, 2}));
   x.impl()->dtype = f32;  // as Module::to() does
   EXPECT_ERROR(backward(y, ones({2}, f64)), "backward: a leaf that was f64 [2] in the forward is f32 [2] now");
-}
-
-TEST(Checkpoint, WantsTheSameOfBothRuns) {
-  const Tensor x = leaf({1, 2});
-  int runs = 0;
-  const Tensor y = checkpoint([&](const Tensors& in) { return runs++ == 0 ? clone(in[0]) : full({1}, 2, f64); }, {x});
-  EXPECT_ERROR(backward(y, ones({2}, f64)),
-               "checkpoint: fn must compute the same both times it runs; got f64 [2], then f64 [1]");
-}
-
-TEST(Checkpoint, GivesTheSameGradientsForLessMemory) {
-  const Tensor x = leaf({2, 3}), w = leaf({5, 7});
-  int runs = 0, recomputed = 0;
-  const auto fn = [&](const Tensors& in) {
-    ++runs;
-    recomputed += is_recomputing();
-    return product(product(in[0], w), in[0]);
-  };
-  const Tensor y = product(checkpoint(fn, {x}), x);  // w x^3
-  EXPECT_EQ(runs, 1);
-  backward(y, ones2());
-  EXPECT_EQ(runs, 2);
-  EXPECT_EQ(recomputed, 1);
-  EXPECT_FALSE(is_recomputing());
-  EXPECT_EQ(grad_of(x), (std::vector<double>{3 * 5 * 4, 3 * 7 * 9}));
-  EXPECT_EQ(grad_of(w), (std::vector<double>{8, 27}));
-}
-
-TEST(Checkpoint, ParametersGetGradientsWhenNoInputNeedsOne) {
-  const Tensor w = leaf({5, 7});
-  const Tensor y = checkpoint([&](const Tensors& in) { return product(in[0], w); }, {ones2()});
-  backward(y, ones2());
-  EXPECT_EQ(grad_of(w), kOnes);
-}
-
-TEST(Checkpoint, AFailedSecondRunLeavesTheGeneratorAlone) {
-  int runs = 0;
-  const Tensor x = leaf({1, 2});
-  const Tensor y = checkpoint(
-      [&](const Tensors& in) {
-        if (++runs == 2) throw Error(ErrorCode::general, "the second run");
-        default_generator().next();
-        return product(in[0], in[0]);
-      },
-      {x});
-  const RandomKey before = default_generator().state();
-  EXPECT_ERROR(backward(y, ones({2}, f64)), "the second run");
-  EXPECT_EQ(default_generator().state().stream, before.stream);
-}
-
-TEST(Checkpoint, RepeatsItsRandomDraws) {
-  seed_everything(4);
-  const Tensor x = leaf({2, 3});
-  std::vector<std::vector<double>> draws;
-  const auto fn = [&](const Tensors& in) {
-    const Tensor noise = random_uniform({2}, 0, 1, f64);
-    draws.push_back(noise.to_vector<double>());
-    return product(in[0], noise);
-  };
-  const Tensor y = checkpoint(fn, {x});
-  const RandomKey after = default_generator().state();
-  backward(y, ones2());
-  ASSERT_EQ(draws.size(), 2u);
-  EXPECT_EQ(draws[0], draws[1]);
-  EXPECT_EQ(default_generator().state().stream, after.stream);
 }
 
 }  // namespace
