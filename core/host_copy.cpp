@@ -5,6 +5,7 @@
 #include "core/error.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/index_fault.h"
+#include "core/cuda/recording.h"
 #include "core/cuda/runtime.h"
 #endif
 
@@ -40,8 +41,9 @@ HostCopy::HostCopy(const Tensor& x) : source_(x.detach()) {
   CAMO_CHECK(x.dtype() == i64 && x.is_contiguous(), "host copy: needs contiguous i64; got ", x.dtype(), " ", x.shape());
   if (x.device().is_cpu() || x.numel() == 0) return;
   const int64_t bytes = x.numel() * size_in_bytes(i64);
+  constexpr int64_t kPage = 4096;  // of landings, so that other numbers of numbers find them too
   cudaStream_t stream = cuda::use(x.device());
-  landing_ = Landing::take(bytes, x.device());
+  landing_ = Landing::take((bytes + kPage - 1) / kPage * kPage, x.device());
   CAMO_CUDA(cudaMemcpyAsync(landing_->memory.data(), x.raw_data(), static_cast<size_t>(bytes), cudaMemcpyDeviceToHost,
                             stream));
   landing_->arrived.record(stream);
@@ -54,6 +56,7 @@ HostCopy::~HostCopy() {
 
 std::vector<int64_t> HostCopy::wait() const {
   if (landing_ == nullptr) return source_.to_vector<int64_t>();
+  cuda::refuse_recording("a wait for a copy to the host");
   landing_->arrived.synchronize();
   cuda::check_index_fault(source_.device());
   const auto* values = static_cast<const int64_t*>(landing_->memory.data());

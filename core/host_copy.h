@@ -19,7 +19,7 @@ class HostCopy {
   HostCopy(const HostCopy&) = delete;
   HostCopy& operator=(const HostCopy&) = delete;
 
-  /// Waits until the last copy that was queued has come.
+  /// Waits until the last copy that was queued has come. Throws ErrorCode::device within a recording.
   std::vector<int64_t> wait() const;
 
  private:

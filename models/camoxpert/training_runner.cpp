@@ -44,13 +44,20 @@ void TrainingRunner::forget_if_state_changed() {
   append_modes(network_, now.training);
   if (now == recorded_) return;
   recorded_ = std::move(now);
-  graphs_.reset();
+  end_recording();
   calls_ = 0;
+}
+
+/// Its memory goes back to the driver before anything else is laid into it, which would keep it from being one piece.
+void TrainingRunner::end_recording() {
+  if (graphs_ == nullptr) return;
+  graphs_.reset();
+  release_cached_memory(tensors_.front().device());
 }
 
 void TrainingRunner::turn_graphs_off() {
   mode_ = CudaGraphs::off;
-  graphs_.reset();
+  end_recording();
 }
 
 CamoXpertOutput TrainingRunner::operator()(const Tensor& x) {
@@ -67,7 +74,7 @@ CamoXpertOutput TrainingRunner::operator()(const Tensor& x) {
       calls_ = 0;
     }
     // Memory of the parts that were recorded is not laid out for another order than theirs.
-    if (graphs_ != nullptr && same && !graphs_->is_whole()) graphs_.reset();
+    if (graphs_ != nullptr && same && !graphs_->is_whole()) end_recording();
     if (graphs_ == nullptr && ++calls_ > kEagerCalls) graphs_ = std::make_unique<TrainingGraphs>(network_, x.device());
     if (graphs_ != nullptr && same) {
       used_graphs_ = true;

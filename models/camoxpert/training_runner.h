@@ -50,6 +50,7 @@ class TrainingRunner {
   bool may_record(const Tensor& x) const;
   /// Ends a recording whose parameters have moved, or are trained where they were not, or whose modules changed modes.
   void forget_if_state_changed();
+  void end_recording();
 
   const CamoXpert& network_;
   CudaGraphs mode_;

@@ -42,27 +42,54 @@ struct SmallGemm {
   int groups() const { return tile_rows / 4 * (tile_cols / 4); }
 };
 
+/// `load(i, values)` and `store(i, values)` for i < count, shared out among the threads. Each has several loads on
+/// their way at a time.
+template <int N, class Load, class Store>
+__device__ void copy_packs(int count, Load load, Store store) {
+  constexpr int kOnTheirWay = 4;
+  for (int begin = threadIdx.x; begin < count; begin += kOnTheirWay * blockDim.x) {
+    float values[kOnTheirWay][N] = {};
+#pragma unroll
+    for (int u = 0; u < kOnTheirWay; ++u) {
+      const int i = begin + u * blockDim.x;
+      if (i < count) load(i, values[u]);
+    }
+#pragma unroll
+    for (int u = 0; u < kOnTheirWay; ++u) {
+      const int i = begin + u * blockDim.x;
+      if (i < count) store(i, values[u]);
+    }
+  }
+}
+
 /// tile[k][i] for k < depth and i < width; 0 for i >= across. Neighbouring threads read neighbouring memory where that
 /// lies across; else each reads along the depth, so that they write to neighbouring memory.
 template <int N, class T>
 __device__ void load_tile(float* tile, int width, const SmallOperand<T>& x, const T* from, int across, int depth) {
   if (x.across_stride == 1) {
     const int packs = width / N;
-    for (int i = threadIdx.x; i < packs * depth; i += blockDim.x) {
-      const int k = i / packs, column = (i - k * packs) * N;
-      float values[N] = {};
-      if (column < across) load_constants<N>(from + k * x.depth_stride + column, values);
+    copy_packs<N>(
+        packs * depth,
+        [&](int i, float(&values)[N]) {
+          const int k = i / packs, column = (i - k * packs) * N;
+          if (column < across) load_constants<N>(from + k * x.depth_stride + column, values);
+        },
+        [&](int i, const float(&values)[N]) {
 #pragma unroll
-      for (int n = 0; n < N; ++n) tile[k * width + column + n] = values[n];
-    }
+          for (int n = 0; n < N; ++n) tile[i * N + n] = values[n];
+        });
   } else {
-    for (int i = threadIdx.x; i < width * (depth / N); i += blockDim.x) {
-      const int pack = i / width, column = i - pack * width;
-      float values[N] = {};
-      if (column < across) load_constants<N>(from + column * x.across_stride + pack * N, values);
+    copy_packs<N>(
+        width * (depth / N),
+        [&](int i, float(&values)[N]) {
+          const int pack = i / width, column = i - pack * width;
+          if (column < across) load_constants<N>(from + column * x.across_stride + pack * N, values);
+        },
+        [&](int i, const float(&values)[N]) {
+          const int pack = i / width, column = i - pack * width;
 #pragma unroll
-      for (int n = 0; n < N; ++n) tile[(pack * N + n) * width + column] = values[n];
-    }
+          for (int n = 0; n < N; ++n) tile[(pack * N + n) * width + column] = values[n];
+        });
   }
 }
 

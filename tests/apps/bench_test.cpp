@@ -1,6 +1,7 @@
 // camoxpert bench with pictures from disk, and its table beside a peer.
 #include <gmock/gmock.h>
 
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -172,21 +173,36 @@ TEST(PeerFile, TakesThePeerAtItsBest) {
 }
 
 TEST(DeviceIdle, CountsWhatSeveralIntervalsCoverOnce) {
-  const auto covered = [](std::vector<app::Interval> intervals) { return app::coverage(intervals, 0).covered; };
+  const auto covered = [](std::vector<app::Interval> intervals) { return app::coverage(intervals).covered; };
   EXPECT_EQ(covered({}), 0);
   EXPECT_EQ(covered({{5, 9}}), 4);
-  EXPECT_EQ(covered({{8, 12}, {0, 10}, {1, 2}, {20, 21}}), 13);  // a copy beside kernels, one inside, one apart
+  EXPECT_EQ(covered({{0, 10}, {1, 2}, {8, 12}, {20, 21}}), 13);  // a copy beside kernels, one inside, one apart
   EXPECT_EQ(covered({{0, 4}, {4, 6}, {6, 6}}), 6);
 }
 
+TEST(DeviceIdle, FindsTheGapsAndWhatLiesAround) {
+  using Ends = std::vector<std::array<int64_t, 3>>;  // length, after, before
+  const auto gaps = [](const std::vector<app::Interval>& intervals) {
+    Ends ends;
+    for (const app::Gap& gap : app::coverage(intervals).gaps)
+      ends.push_back({gap.length, static_cast<int64_t>(gap.after), static_cast<int64_t>(gap.before)});
+    return ends;
+  };
+  EXPECT_EQ(gaps({}), Ends{});
+  EXPECT_EQ(gaps({{5, 9}}), Ends{});
+  EXPECT_EQ(gaps({{5, 9}, {10, 12}, {15, 16}}), (Ends{{1, 0, 1}, {3, 1, 2}}));
+  EXPECT_EQ(gaps({{0, 10}, {1, 2}, {4, 5}, {12, 13}}), (Ends{{2, 0, 3}}));  // none within what runs beside others
+  EXPECT_EQ(gaps({{0, 3}, {3, 3}, {3, 5}, {7, 8}}), (Ends{{2, 2, 3}}));
+}
+
 TEST(DeviceIdle, TellsShortGapsFromLongOnes) {
-  const auto short_gaps = [](std::vector<app::Interval> intervals) { return app::coverage(intervals, 3).short_gaps; };
-  EXPECT_EQ(short_gaps({}), 0);
-  EXPECT_EQ(short_gaps({{5, 9}}), 0);
-  EXPECT_EQ(short_gaps({{15, 16}, {5, 9}, {10, 12}}), 4);         // gaps of 1 and 3
-  EXPECT_EQ(short_gaps({{0, 1}, {5, 6}, {8, 9}}), 2);             // one of 4 is long
-  EXPECT_EQ(short_gaps({{0, 10}, {1, 2}, {4, 5}, {12, 13}}), 2);  // none within what runs beside others
-  const app::DeviceIdle idle{.runs = 2, .wall_ms = 10, .busy_ms = 9, .between_ms = 0.6};
+  app::DeviceIdle idle{.runs = 2, .wall_ms = 10, .busy_ms = 9, .between_ms = 0.6};
+  idle.waits = {{"copy", "gemm", 3, 0.4}, {"softmax", std::string(60, 'x'), 2, 0.1}};
+  EXPECT_EQ(idle.waits_str(), "     0.200 ms a run    1.5 times  after copy, before gemm\n"
+                              "     0.050 ms a run    1.0 times  after softmax, before " +
+                                  std::string(48, 'x') + "\n");
+  EXPECT_EQ(idle.to_json()["waits"][0]["after"], "copy");
+  EXPECT_TRUE(idle.to_json()["between"].empty());
   EXPECT_NEAR(idle.share(), 0.1, 1e-12);
   EXPECT_NEAR(idle.waiting_share(), 0.04, 1e-12);
   EXPECT_EQ(idle.str(),
@@ -228,6 +244,10 @@ TEST(DeviceIdle, IsMeasuredOnAGpu) {
   EXPECT_GE(idle.wall_ms, 10 * kRuns);
   EXPECT_GT(idle.share(), busy.share());
   EXPECT_GT(idle.share(), 0.5);
+  ASSERT_FALSE(idle.waits.empty());
+  EXPECT_EQ(idle.waits[0].after, idle.waits[0].before);
+  EXPECT_EQ(idle.waits[0].gaps, kRuns - 1);
+  EXPECT_GE(idle.waits[0].ms, 9 * (kRuns - 1));
 #endif
 }
 

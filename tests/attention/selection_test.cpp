@@ -89,12 +89,13 @@ TEST(FlashSelection, KernelOfAPass) {
   EXPECT_EQ(kernel(device, bf16, 2304, 20, flash::Pass::forward, false), Kernel::mma);
   EXPECT_EQ(kernel(device, bf16, 9216, 10, flash::Pass::forward, true), Kernel::narrow);
   if (kernel(device, bf16, 4096, 64, flash::Pass::backward, true) != Kernel::wgmma) return;  // no Hopper GPU
-  EXPECT_EQ(kernel(device, bf16, 400, 64, flash::Pass::forward, true), Kernel::resident);
+  EXPECT_EQ(kernel(device, bf16, 144, 64, flash::Pass::forward, true), Kernel::resident);
   EXPECT_EQ(kernel(device, f16, 720, 49, flash::Pass::forward, true), Kernel::resident);
   EXPECT_EQ(kernel(device, f16, 721, 64, flash::Pass::forward, true), Kernel::wgmma);
-  EXPECT_EQ(kernel(device, bf16, 399, 64, flash::Pass::forward, true), Kernel::wgmma);
+  EXPECT_EQ(kernel(device, bf16, 143, 64, flash::Pass::forward, true), Kernel::wgmma);
   EXPECT_EQ(kernel(device, bf16, 144, 73, flash::Pass::forward, true), Kernel::resident);
-  EXPECT_EQ(kernel(device, bf16, 128, 73, flash::Pass::forward, true), Kernel::narrow);
+  EXPECT_EQ(kernel(device, bf16, 100, 73, flash::Pass::forward, true), Kernel::resident);
+  EXPECT_EQ(kernel(device, bf16, 99, 73, flash::Pass::forward, true), Kernel::narrow);
   EXPECT_EQ(kernel(device, bf16, 400, 64, flash::Pass::forward, false), Kernel::mma);
   EXPECT_EQ(kernel(device, bf16, 400, 64, flash::Pass::backward, true), Kernel::short_wgmma);
   EXPECT_EQ(kernel(device, f16, 704, 22, flash::Pass::backward, true), Kernel::short_wgmma);

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "core/autocast.h"
+#include "core/host_copy.h"
 #include "core/random.h"
 #include "models/camoxpert/inference_runner.h"
 #include "ops/ops.h"
@@ -164,6 +165,9 @@ TEST_F(CudaGraph, WaitsAndCopiesToTheHostAreRefusedByName) {
   EXPECT_ERROR(cuda::Graph(kGpu, [&] { from_vector<float>({1}, {1}, kGpu); }),
                "got a copy from the host to the device");
   EXPECT_ERROR(cuda::Graph(kGpu, [&] { cuda::synchronize(kGpu); }), "got a wait for the device");
+  const HostCopy choices(zeros({4}, i64, kGpu));
+  EXPECT_ERROR(cuda::Graph(kGpu, [&] { choices.wait(); }), "got a wait for a copy to the host");
+  EXPECT_EQ(choices.wait(), std::vector<int64_t>(4, 0));
   EXPECT_EQ((x + 1).numel(), 4);  // the stream works as before
   cuda::synchronize(kGpu);
 }

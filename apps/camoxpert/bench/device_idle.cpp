@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <map>
+#include <utility>
 
 #include "core/error.h"
 #ifdef CAMO_WITH_CUDA
@@ -14,16 +17,14 @@
 
 namespace camo::app {
 
-Coverage coverage(std::vector<Interval> intervals, int64_t short_gap) {
-  std::sort(intervals.begin(), intervals.end(), [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+Coverage coverage(const std::vector<Interval>& intervals) {
   Coverage result;
-  if (intervals.empty()) return result;
-  int64_t end = intervals.front().begin;
-  for (const Interval& interval : intervals) {
-    if (const int64_t gap = interval.begin - end; gap > 0 && gap <= short_gap) result.short_gaps += gap;
-    const int64_t begin = std::max(interval.begin, end);
-    result.covered += std::max<int64_t>(0, interval.end - begin);
-    end = std::max(end, interval.end);
+  size_t last = 0;  // to end so far
+  for (size_t i = 0; i < intervals.size(); ++i) {
+    const int64_t end = i == 0 ? intervals[0].begin : intervals[last].end;
+    if (intervals[i].begin > end) result.gaps.push_back({intervals[i].begin - end, last, i});
+    result.covered += std::max<int64_t>(0, intervals[i].end - std::max(intervals[i].begin, end));
+    if (intervals[i].end > end) last = i;
   }
   return result;
 }
@@ -36,10 +37,32 @@ std::string DeviceIdle::str() const {
       100 * waiting_share());
 }
 
+std::string DeviceIdle::waits_str() const {
+  constexpr size_t kLines = 6, kName = 48;
+  std::string text;
+  for (size_t i = 0; i < std::min(kLines, waits.size()); ++i) {
+    const Kind& kind = waits[i];
+    text += fmt::format("  {:8.3f} ms a run  {:5.1f} times  after {:.{}}, before {:.{}}\n", kind.ms / runs,
+                        static_cast<double>(kind.gaps) / runs, kind.after, kName, kind.before, kName);
+  }
+  return text;
+}
+
 nlohmann::json DeviceIdle::to_json() const {
-  return {{"runs", runs},       {"wall_ms", wall_ms},
-          {"busy_ms", busy_ms}, {"between_ms", between_ms},
-          {"share", share()},   {"waiting_share", waiting_share()}};
+  const auto list = [](const std::vector<Kind>& kinds) {
+    nlohmann::json rows = nlohmann::json::array();
+    for (const Kind& kind : kinds)
+      rows.push_back({{"after", kind.after}, {"before", kind.before}, {"gaps", kind.gaps}, {"ms", kind.ms}});
+    return rows;
+  };
+  return {{"runs", runs},
+          {"wall_ms", wall_ms},
+          {"busy_ms", busy_ms},
+          {"between_ms", between_ms},
+          {"share", share()},
+          {"waiting_share", waiting_share()},
+          {"waits", list(waits)},
+          {"between", list(between)}};
 }
 
 void check_idle_can_be_measured(Device device) {
@@ -53,6 +76,30 @@ void check_idle_can_be_measured(Device device) {
 }
 
 #ifdef CAMO_WITH_CUDA
+
+namespace {
+
+/// By the names at both ends.
+class Kinds {
+ public:
+  void add(const std::string& after, const std::string& before, int64_t nanoseconds) {
+    DeviceIdle::Kind& kind = kinds_[{after, before}];
+    ++kind.gaps;
+    kind.ms += static_cast<double>(nanoseconds) * 1e-6;
+  }
+  std::vector<DeviceIdle::Kind> largest() const {
+    std::vector<DeviceIdle::Kind> all;
+    for (const auto& [names, kind] : kinds_) all.push_back({names.first, names.second, kind.gaps, kind.ms});
+    std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.ms > b.ms; });
+    all.resize(std::min(all.size(), DeviceIdle::kMostKinds));
+    return all;
+  }
+
+ private:
+  std::map<std::pair<std::string, std::string>, DeviceIdle::Kind> kinds_;
+};
+
+}  // namespace
 
 DeviceIdle measure_idle(Device device, int runs, const std::function<void()>& run,
                         const std::function<void()>& finish) {
@@ -68,12 +115,20 @@ DeviceIdle measure_idle(Device device, int runs, const std::function<void()>& ru
   finish();
   cuda::synchronize(device);
   DeviceIdle idle{.runs = runs, .wall_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count()};
-  const std::vector<cuda::DeviceActivity> activities = trace.activities();
-  std::vector<Interval> intervals;  // those of the first run began before all others
-  for (size_t i = before; i < activities.size(); ++i) intervals.push_back({activities[i].begin, activities[i].end});
-  const Coverage found = coverage(std::move(intervals), DeviceIdle::kShortGap);
+  std::vector<cuda::DeviceActivity> activities = trace.activities();
+  activities.erase(activities.begin(), activities.begin() + static_cast<std::ptrdiff_t>(before));  // the first run's
+  std::vector<Interval> intervals;
+  for (const cuda::DeviceActivity& activity : activities) intervals.push_back({activity.begin, activity.end});
+  const Coverage found = coverage(intervals);
+  Kinds waits, between;
+  for (const Gap& gap : found.gaps) {
+    const bool is_short = gap.length <= DeviceIdle::kShortGap;
+    if (is_short) idle.between_ms += static_cast<double>(gap.length) * 1e-6;
+    (is_short ? between : waits).add(activities[gap.after].name, activities[gap.before].name, gap.length);
+  }
   idle.busy_ms = static_cast<double>(found.covered) * 1e-6;
-  idle.between_ms = static_cast<double>(found.short_gaps) * 1e-6;
+  idle.waits = waits.largest();
+  idle.between = between.largest();
   return idle;
 }
 

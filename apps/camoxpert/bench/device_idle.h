@@ -14,11 +14,17 @@ namespace camo::app {
 struct Interval {
   int64_t begin = 0, end = 0;
 };
-struct Coverage {
-  int64_t covered = 0;     // the length of what at least one interval covers
-  int64_t short_gaps = 0;  // of the gaps in it that are not longer than `short_gap`, added up
+/// What no interval covers, between two that do.
+struct Gap {
+  int64_t length = 0;
+  size_t after = 0, before = 0;  // the intervals at its ends, by their index
 };
-Coverage coverage(std::vector<Interval> intervals, int64_t short_gap);
+struct Coverage {
+  int64_t covered = 0;  // the length of what at least one interval covers
+  std::vector<Gap> gaps;
+};
+/// Of intervals in the order of their begins.
+Coverage coverage(const std::vector<Interval>& intervals);
 
 struct DeviceIdle {
   /// What a GPU takes from one kernel to the next of a stream is less; what waits for the host is longer.
@@ -28,11 +34,22 @@ struct DeviceIdle {
   double wall_ms = 0, busy_ms = 0;  // of all runs; busy: at least one kernel, copy or fill ran
   double between_ms = 0;            // in gaps of at most kShortGap
 
+  /// Gaps between activities of the same two names, in all runs.
+  struct Kind {
+    std::string after, before;
+    int gaps = 0;
+    double ms = 0;
+  };
+  static constexpr size_t kMostKinds = 20;
+  std::vector<Kind> waits, between;  // longer than kShortGap, and the others; those with the most time first
+
   double share() const { return wall_ms > 0 ? 1 - busy_ms / wall_ms : 0; }
   /// In gaps longer than kShortGap.
   double waiting_share() const { return wall_ms > 0 ? 1 - (busy_ms + between_ms) / wall_ms : 0; }
   /// One line for people.
   std::string str() const;
+  /// A line for each of the kinds that wait longest.
+  std::string waits_str() const;
   nlohmann::json to_json() const;
 };
 

@@ -133,7 +133,7 @@ nlohmann::json run_network_bench(const NetworkBenchOptions& options, Device devi
   }
   if (device.is_cuda()) {
     const DeviceIdle idle = idle_of(*workload, options, device);
-    fmt::print("idle: {} ({:.2f} ms untraced)\n", idle.str(), timing.mean_ms());
+    fmt::print("idle: {} ({:.2f} ms untraced)\n{}", idle.str(), timing.mean_ms(), idle.waits_str());
     row["idle"] = idle.to_json();
   }
   return row;

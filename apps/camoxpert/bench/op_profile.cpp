@@ -125,7 +125,7 @@ void OpProfile::read_device() {
   int64_t end = 0;
   for (const Interval& interval : intervals) end = std::max(end, interval.end);
   if (!intervals.empty()) span_ms_ = static_cast<double>(end - intervals.front().begin) * 1e-6;
-  idle_ms_ = span_ms_ - static_cast<double>(coverage(intervals, 0).covered) * 1e-6;
+  idle_ms_ = span_ms_ - static_cast<double>(coverage(intervals).covered) * 1e-6;
   trace_.reset();
 #endif
 }

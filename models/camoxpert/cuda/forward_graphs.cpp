@@ -217,8 +217,17 @@ class SeveralPictures final : public Recording {
     // Does this batch's share, and makes the plans, tables and 16-bit weights that a recording needs; not in the pool,
     // whose free memory the graphs recorded so far write to.
     work();
-    const MemoryPool::Scope scope(pool_);
-    graph = std::make_unique<Graph>(x_.device(), work, x.raw_data());
+    const auto record = [&] {
+      const MemoryPool::Scope scope(pool_);
+      graph = std::make_unique<Graph>(x_.device(), work, x.raw_data());
+    };
+    try {
+      record();
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::device) throw;
+      release_cached_memory(x_.device());  // which a recording may not do when it needs the memory
+      record();
+    }
   }
 
   Tensor uploaded_;
