@@ -197,8 +197,13 @@ sanitizer() {
     built "$camoxpert" "$tool.step" && for mode in 'f32 --no-tf32' 'tf32 --tf32' 'bf16 --amp bf16' 'f16 --amp fp16'; do
       steps_of "$tool" "${mode%% *}" bench train-step "${small[@]}" ${mode#* } --no-group-plans --warmup 0 --steps 1
     done
-    built "$camoxpert" "$tool.graph" &&
+    built "$camoxpert" "$tool.graph" && {
       steps_of "$tool" graph bench infer "${small[@]}" --amp bf16 --cuda-graphs on --warmup 3 --steps 1
+      for mode in 'f32 --no-tf32' 'bf16 --amp bf16'; do  # the third is recorded, the fourth launched
+        steps_of "$tool" "graphs.${mode%% *}" bench train-step "${small[@]}" ${mode#* } --cuda-graphs on \
+          --no-group-plans --warmup 3 --steps 1
+      done
+    }
     shards "$tool.ops" ops 4 130 300 "${before[@]}"
     [[ $tool == racecheck ]] && filter='*GradientSums*/*f16:Autocasting.*' shards racecheck.ops16 ops 1 130 300 "${before[@]}"
     filter='*GradientCases*' shards "$tool.gradients" nn 4 130 300 env CAMO_GRADCHECK_ELEMENTS=1 "${before[@]}"
@@ -210,13 +215,13 @@ sanitizer() {
   finish
 }
 
-# A step or an inference under a tool. racecheck fails in NVIDIA's kernels for Hopper, which camo's f32 step has none of: the
+# Steps or an inference under a tool. racecheck fails in NVIDIA's kernels for Hopper, which camo's f32 steps have none of: the
 # others run once more without its checks of the instructions of those kernels.
 steps_of() {
   local tool=$1 name=$2
   shift 2
   start "$tool.step.$name" 130 300 "${before[@]}" "$camoxpert" "$@"
-  if [[ $tool == racecheck && $name != f32 ]]; then
+  if [[ $tool == racecheck && $name != *f32 ]]; then
     start "$tool.step.$name.light" 130 300 "${before[@]}" "${light[@]}" "$camoxpert" "$@"
   fi
 }

@@ -1,6 +1,7 @@
 #include "models/camoxpert/inference_runner.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "core/autocast.h"
@@ -64,6 +65,19 @@ void InferenceRunner::forget_if_weights_changed() {
   for (const Tensor& x : weights_) recorded_weights_.push_back(holds(x));
 }
 
+#ifdef CAMO_WITH_CUDA
+Tensor InferenceRunner::run_graphs(const Tensor& x) {
+  forget_if_weights_changed();
+  Entry& entry = entry_of(x);
+  if (entry.graphs == nullptr && (mode_ == CudaGraphs::on || entry.calls >= kEagerCalls))
+    entry.graphs = record_forward(network_, x);
+  ++entry.calls;
+  if (entry.graphs == nullptr) return {};
+  last_ = entry.graphs.get();
+  return last_->run(x);
+}
+#endif
+
 Tensor InferenceRunner::operator()(const Tensor& x) {
   CAMO_CHECK(!network_.training(), "inference: the network must be in evaluation mode; call eval()");
   const NoGrad no_grad;
@@ -71,14 +85,16 @@ Tensor InferenceRunner::operator()(const Tensor& x) {
   routing_known_ = false;
 #ifdef CAMO_WITH_CUDA
   if (x.is_cuda() && mode_ != CudaGraphs::off) {
-    forget_if_weights_changed();
-    Entry& entry = entry_of(x);
-    if (entry.graphs == nullptr && (mode_ == CudaGraphs::on || entry.calls >= kEagerCalls))
-      entry.graphs = record_forward(network_, x);
-    ++entry.calls;
-    if (entry.graphs != nullptr) {
-      last_ = entry.graphs.get();
-      return last_->run(x);
+    try {
+      const Tensor logits = run_graphs(x);
+      if (last_ != nullptr) return logits;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::device || mode_ != CudaGraphs::automatic) throw;
+      std::fprintf(stderr, "warning: inference goes on without CUDA graphs: %s\n", error.what());
+      mode_ = CudaGraphs::off;
+      last_ = nullptr;
+      entries_.clear();
+      release_cached_memory(x.device());
     }
   }
 #endif

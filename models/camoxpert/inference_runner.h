@@ -13,7 +13,8 @@
 
 namespace camo {
 
-/// automatic: from the third batch of one shape on, on a GPU; on: always, and an error where that can't be.
+/// automatic: from the third batch of one shape on, on a GPU, until memory does not last for it; on: always, and an
+/// error where that can't be.
 enum class CudaGraphs { automatic, on, off };
 
 /// "auto", "on" or "off". Throws ErrorCode::usage.
@@ -48,6 +49,8 @@ class InferenceRunner {
   };
   Entry& entry_of(const Tensor& x);
   void forget_if_weights_changed();
+  /// Sets last_ and returns the logits where there are graphs for x, or are now.
+  Tensor run_graphs(const Tensor& x);
 
   const CamoXpert& network_;
   CudaGraphs mode_;

@@ -112,7 +112,7 @@ class GpuCheck(unittest.TestCase):
         code, output, rows = self.run_script("sanitize")
         self.assertEqual(code, 0, output)
         for tool in "memcheck", "initcheck", "racecheck":
-            for name in "step.f32", "step.bf16", "step.graph", "ops.3", "gradients.0", "attention.0":
+            for name in "step.f32", "step.bf16", "step.graph", "step.graphs.f32", "ops.3", "gradients.0", "attention.0":
                 self.assertTrue(rows[f"{tool}.{name}"].startswith("ok ("), output)
         for name in "synccheck.attention.0", "racecheck.step.tf32.light", "racecheck.ops16.0", "ops", "attention":
             self.assertTrue(rows[name].startswith("ok ("), output)

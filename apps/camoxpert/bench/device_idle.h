@@ -41,7 +41,7 @@ struct DeviceIdle {
     double ms = 0;
   };
   static constexpr size_t kMostKinds = 20;
-  std::vector<Kind> waits, between;  // longer than kShortGap, and the others; those with the most time first
+  std::vector<Kind> waits = {}, between = {};  // longer than kShortGap, and the others; those with the most time first
 
   double share() const { return wall_ms > 0 ? 1 - busy_ms / wall_ms : 0; }
   /// In gaps longer than kShortGap.

@@ -19,7 +19,7 @@
 namespace camo::flash::hopper {
 
 template <class T>
-struct BackwardCall {
+struct BackwardCall : Sizes {
   Source q, k, v, dy;
   CUtensorMap statistics;  // [head and tile, L of each query of the tile, delta of each]
   Heads<T> dq, dk, dv;
@@ -28,8 +28,7 @@ struct BackwardCall {
   float* statistics_memory = nullptr;
   float* dq_sums = nullptr;
   int* turns = nullptr;  // of each tile of queries and warpgroup: blocks that have added to dq
-  int heads = 0, queries = 0, keys = 0, width = 0, blocks = 0, tiles = 0, all_heads = 0, together = 1;
-  float scale = 1;
+  int blocks = 0, tiles = 0, all_heads = 0, together = 1;
   bool clear = false;        // columns beyond the width hold other heads' numbers
   bool clears_sums = false;  // nobody stores the first of the sums of dq
 };

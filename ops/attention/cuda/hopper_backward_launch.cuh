@@ -85,6 +85,7 @@ template <class T, class S, class V = S, bool kOrdered = true>
 void launch_backward_tile(const Call<T>& call, void* workspace, cudaStream_t stream) {
   static_assert(S::kQueries == V::kQueries && S::kKeys == V::kKeys);
   BackwardCall<T> all;
+  static_cast<Sizes&>(all) = sizes_of(call);
   all.q = source_of(call.q, call.batch, call.queries, call.heads, call.width, S::kQueries);
   all.k = source_of(call.k, call.batch, call.keys, call.heads, call.width, S::kKeys);
   all.v = source_of(call.v, call.batch, call.keys, call.heads, call.width, S::kKeys);
@@ -95,13 +96,8 @@ void launch_backward_tile(const Call<T>& call, void* workspace, cudaStream_t str
   all.y = call.y;
   all.dy_rows = call.dy;
   all.log_sum_exp = call.log_sum_exp;
-  all.heads = call.heads;
-  all.queries = call.queries;
-  all.keys = call.keys;
-  all.width = call.width;
   all.blocks = (call.keys + S::kKeys - 1) / S::kKeys;
   all.tiles = (call.queries + S::kQueries - 1) / S::kQueries;
-  all.scale = call.scale;
   all.clear =
       heads_are_merged(call.q) || heads_are_merged(call.k) || heads_are_merged(call.v) || heads_are_merged(call.dy);
   // A tile that the first block does not visit has no first sum.

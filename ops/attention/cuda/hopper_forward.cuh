@@ -19,12 +19,11 @@
 namespace camo::flash::hopper {
 
 template <class T>
-struct ForwardCall {
+struct ForwardCall : Sizes {
   Source q, k, v;
   Heads<T> out;
   float* log_sum_exp = nullptr;
-  int heads = 0, queries = 0, keys = 0, width = 0, blocks = 0, items = 0;
-  float scale = 1;
+  int blocks = 0, items = 0;
   bool clear = false;      // columns beyond the width hold other heads' numbers
   bool by_blocks = false;  // items in this order
 };
@@ -316,18 +315,14 @@ __global__ void __launch_bounds__(S::kThreads, 1) hopper_forward_kernel(const __
 template <class T, class S>
 void launch_forward_tile(const Call<T>& call, int multiprocessors, cudaStream_t stream) {
   ForwardCall<T> all;
+  static_cast<Sizes&>(all) = sizes_of(call);
   all.q = source_of(call.q, call.batch, call.queries, call.heads, call.width, S::kRows);
   all.k = source_of(call.k, call.batch, call.keys, call.heads, call.width, S::kKeys);
   all.v = source_of(call.v, call.batch, call.keys, call.heads, call.width, S::kKeys);
   all.out = call.out;
   all.log_sum_exp = call.log_sum_exp;
-  all.heads = call.heads;
-  all.queries = call.queries;
-  all.keys = call.keys;
-  all.width = call.width;
   all.blocks = (call.queries + S::kRows - 1) / S::kRows;
   all.items = all.blocks * call.batch * call.heads;
-  all.scale = call.scale;
   all.clear = heads_are_merged(call.q) || heads_are_merged(call.k);
   constexpr int64_t kCached = 24 << 20;  // bytes of keys and values that surely stay in the L2 cache of 50 MiB
   all.by_blocks = int64_t{call.batch} * call.heads * call.keys * call.width * 4 <= kCached;

@@ -24,13 +24,11 @@
 namespace camo::flash::hopper {
 
 template <class T>
-struct ResidentCall {
+struct ResidentCall : Sizes {
   HeadMaps q, k, v;
   Heads<T> out;
   float* log_sum_exp = nullptr;
-  int heads = 0, queries = 0, keys = 0, width = 0;
   int ranges = 1, range_tiles = 0;  // of a head's queries; tiles of 64 queries in each
-  float scale = 1;
 };
 
 /// kWidth: of boxes, a multiple of 16. kGroups: warpgroups. kKeys: of a tile. kOneTile: there is only one.

@@ -34,16 +34,12 @@ template <class T, class S>
 void launch_resident(const Call<T>& call, int multiprocessors, cudaStream_t stream) {
   CAMO_ASSERT(call.keys <= S::kMostTiles * S::kKeys);
   ResidentCall<T> all;
+  static_cast<Sizes&>(all) = sizes_of(call);
   all.q = head_maps(call.q, call.batch, call.queries, call.heads, call.width, 64);
   all.k = head_maps(call.k, call.batch, call.keys, call.heads, call.width, S::kKeys);
   all.v = head_maps(call.v, call.batch, call.keys, call.heads, call.width, S::kKeys);
   all.out = call.out;
   all.log_sum_exp = call.log_sum_exp;
-  all.heads = call.heads;
-  all.queries = call.queries;
-  all.keys = call.keys;
-  all.width = call.width;
-  all.scale = call.scale;
   const int heads = call.batch * call.heads, items = (call.queries + 63) / 64;
   const int ranges = resident_ranges(heads, items, S::kGroups, multiprocessors);
   all.range_tiles = (items + ranges - 1) / ranges;

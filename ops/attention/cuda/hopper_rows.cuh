@@ -98,6 +98,20 @@ __device__ inline void transpose_words(uint32_t (&x)[4]) {
   else x[2] = a, x[3] = c;
 }
 
+/// What a lane writes of row r + 8 `half` where four lanes hold 4 x 8 columns from number 2 i on in pairs, each times
+/// `factor`: 8 neighbours.
+template <class T, int kCount>
+__device__ void gather_neighbours(uint32_t (&x)[4], const float (&sums)[kCount], float factor, int i, int half) {
+#pragma unroll
+  for (int n = 0; n < 4; ++n) {
+    if (i + 4 * n < kCount) {
+      const int at = i + 4 * n + 2 * half;
+      x[n] = pack<T>(sums[at] * factor, sums[at + 1] * factor);
+    }
+  }
+  transpose_words(x);
+}
+
 /// Stores the rows of a warpgroup, [64, 2 kCount] accumulators, row r being number first + r of the head. Column
 /// `offset` is the head's first; it may be negative.
 template <class T, int kCount>
@@ -109,18 +123,11 @@ __device__ void store_accumulators(const Heads<T>& out, int b, int h, const floa
   for (int half = 0; half < 2; ++half) {
     const bool inside = row + 8 * half < count;
     T* to = out.of(b, h) + (row + 8 * half) * out.row - offset;
-    if (out.access == 16 && offset % 8 == 0) {  // four lanes hold 4 x 8 columns in pairs: each takes 8 neighbours
+    if (out.access == 16 && offset % 8 == 0) {
 #pragma unroll
       for (int i = 0; i < kCount; i += 16) {
         uint32_t x[4] = {};
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          if (i + 4 * n < kCount) {
-            const int at = i + 4 * n + 2 * half;
-            x[n] = pack<T>(sums[at] * factor[half], sums[at + 1] * factor[half]);
-          }
-        }
-        transpose_words(x);
+        gather_neighbours<T>(x, sums, factor[half], i, half);
         const int column = 2 * i + 8 * t;  // offset <= 0 here
         if (inside && column < offset + width)
           *reinterpret_cast<uint4*>(to + column) = make_uint4(x[0], x[1], x[2], x[3]);

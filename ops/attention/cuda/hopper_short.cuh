@@ -7,15 +7,13 @@
 namespace camo::flash::hopper {
 
 template <class T>
-struct ShortCall {
+struct ShortCall : Sizes {
   Source q, k, v, dy;                      // boxes of a tile
   Source q_unit, k_unit, v_unit, dy_unit;  // boxes of a unit
   Heads<T> dq, dk, dv;
   Heads<const T> y, dy_rows;
   const float* log_sum_exp = nullptr;
-  int heads = 0, queries = 0, keys = 0, width = 0;
-  int parts = 1;  // blocks of a head
-  float scale = 1;
+  int parts = 1;           // blocks of a head
   bool clear = false;  // columns beyond the width hold other heads' numbers
 };
 

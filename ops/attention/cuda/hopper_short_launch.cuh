@@ -20,6 +20,7 @@ bool fits_short(int queries, int keys, int width) {
 template <class T, class S>
 void launch_short_backward(const Call<T>& call, int processors, cudaStream_t stream) {
   ShortCall<T> all;
+  static_cast<Sizes&>(all) = sizes_of(call);
   const auto box = [&](const Heads<const T>& x, int rows, int box_rows) {
     return source_of(x, call.batch, rows, call.heads, call.width, box_rows);
   };
@@ -39,11 +40,6 @@ void launch_short_backward(const Call<T>& call, int processors, cudaStream_t str
   all.y = call.y;
   all.dy_rows = call.dy;
   all.log_sum_exp = call.log_sum_exp;
-  all.heads = call.heads;
-  all.queries = call.queries;
-  all.keys = call.keys;
-  all.width = call.width;
-  all.scale = call.scale;
   all.clear =
       heads_are_merged(call.q) || heads_are_merged(call.k) || heads_are_merged(call.v) || heads_are_merged(call.dy);
   const ShortLayout<S> at(call.queries, call.keys, call.width);

@@ -56,6 +56,16 @@ int boxed_width(int width, int heads, const Heads<const T>& x, const Heads<const
   return width + largest;
 }
 
+/// What the kernels are told of a call beside its tensors.
+struct Sizes {
+  int heads = 0, queries = 0, keys = 0, width = 0;
+  float scale = 1;
+};
+template <class T>
+Sizes sizes_of(const Call<T>& call) {
+  return {call.heads, call.queries, call.keys, call.width, call.scale};
+}
+
 /// Columns that tiles hold: of heads packed side by side, so that the tile depends on the width alone. Wider boxes are
 /// not taken.
 inline int tile_width(int width) { return static_cast<int>(std::min<int64_t>(packed_window(width), 256)); }

@@ -127,14 +127,7 @@ __device__ void store_rows(const Heads<T>& out, int b, int h, const float (&sums
 #pragma unroll
     for (int i = 0; i < kCount; i += 16) {
       uint32_t x[4] = {};
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        if (i + 4 * n < kCount) {
-          const int at = i + 4 * n + 2 * half;
-          x[n] = pack<T>(sums[at] * factor[half], sums[at + 1] * factor[half]);
-        }
-      }
-      transpose_words(x);
+      gather_neighbours<T>(x, sums, factor[half], i, half);
       const int column = 2 * i + 8 * t, begin = offset - column, end = begin + width;
       if (inside && begin <= 0 && end >= 8) {
         *reinterpret_cast<uint4*>(to + column) = make_uint4(x[0], x[1], x[2], x[3]);
