@@ -1,6 +1,7 @@
 #include <utility>
 
 #include "core/additions.h"
+#include "core/error.h"
 #ifdef __CUDACC__
 #include "core/cuda/multi_tensor.cuh"
 #endif
@@ -79,6 +80,27 @@ void Additions::finish() {
   sources_.clear();
   waiting_.clear();
   waiting_bytes_ = 0;
+}
+
+Tensor joined(const Tensors& parts) {
+  CAMO_CHECK(!parts.empty(), "joined: needs at least one tensor");
+  int64_t numbers = 0;
+  for (const Tensor& part : parts) {
+    CAMO_CHECK(part.dtype() == parts[0].dtype() && part.device() == parts[0].device(),
+               "joined: tensors must have one dtype and device; got ", parts[0].dtype(), " on ", parts[0].device(),
+               " and ", part.dtype(), " on ", part.device());
+    numbers += part.numel();
+  }
+  const Tensor all = zeros({numbers}, parts[0].dtype(), parts[0].device());
+  Additions copies;  // onto zeros
+  int64_t at = 0;
+  for (const Tensor& part : parts) {
+    const Shape& shape = part.shape();
+    copies.add(make_view(all, shape, shape.contiguous_strides(), at), part.detach());
+    at += part.numel();
+  }
+  copies.finish();
+  return all;
 }
 
 }  // namespace camo

@@ -24,4 +24,8 @@ class Additions {
   int64_t waiting_bytes_ = 0;                      // of sources
 };
 
+/// The numbers of all parts, one part after the other: [n]. The parts have one floating dtype and one device; without a
+/// graph. On CUDA few launches, where concat() copies part by part.
+Tensor joined(const Tensors& parts);
+
 }  // namespace camo

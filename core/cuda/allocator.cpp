@@ -135,6 +135,10 @@ class DeviceAllocator {
     use(device_);
     release_free_segments();
   }
+  void set_limit(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+  }
 
  private:
   void add_live(int64_t bytes) {
@@ -204,7 +208,7 @@ class DeviceAllocator {
     const int64_t least = small ? kSmallSegment : pooled ? kSegmentGranule : kLargeSegment;
     const int64_t bytes = std::max(least, round_up(size, kSegmentGranule));
     void* data = nullptr;
-    ask_driver(size, [&] { return cudaMalloc(&data, static_cast<size_t>(bytes)); });
+    ask_driver(size, bytes, [&] { return cudaMalloc(&data, static_cast<size_t>(bytes)); });
     count_segment(bytes, pooled);
     arena.list(small).insert(new Block{static_cast<char*>(data), bytes, small, &arena});
   }
@@ -216,7 +220,7 @@ class DeviceAllocator {
     const bool joins = last != nullptr && !last->used;
     const int64_t bytes = round_up(size - (joins ? last->bytes : 0), kSegmentGranule);
     char* const end = arena.range->begin() + arena.range->bytes();
-    ask_driver(size, [&] { return arena.range->grow(bytes); });
+    ask_driver(size, bytes, [&] { return arena.range->grow(bytes); });
     count_segment(bytes, true);
     auto* added = new Block{end, bytes, false, &arena, false, last};
     (last != nullptr ? last->after : arena.first_of_range) = added;
@@ -226,9 +230,10 @@ class DeviceAllocator {
     arena.free_large.insert(last);
   }
 
-  /// Asks again after giving cached memory back; throws where there is none for a block of `size`.
+  /// For `bytes`. Asks again after giving cached memory back; throws where there is none for a block of `size`.
   template <class Ask>
-  void ask_driver(int64_t size, Ask ask) {
+  void ask_driver(int64_t size, int64_t bytes, Ask ask_without_limit) {
+    const auto ask = [&] { return bytes > limit_ - reserved_ ? cudaErrorMemoryAllocation : ask_without_limit(); };
     cudaError_t status = ask();
     if (status == cudaErrorMemoryAllocation && !is_recording()) {  // a recording must not wait for the device
       cudaGetLastError();
@@ -242,6 +247,7 @@ class DeviceAllocator {
       CAMO_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
       fail(ErrorCode::device, "memory: ", device_, " has no ", size, " bytes left; live ", live_, ", peak ", peak_,
            ", cached ", reserved_ - live_, ", free on the device ", free_bytes, " of ", total_bytes,
+           limit_ < INT64_MAX ? concat_text(", limit ", limit_) : "",
            "; lower --batch-size or --img-size, or use --gradient-checkpointing");
     }
     CAMO_CUDA(status);
@@ -285,7 +291,7 @@ class DeviceAllocator {
   std::unordered_map<char*, Block*> used_;
   std::vector<Block*> deferred_;                                     // freed while held: still in used_
   std::unordered_map<char*, std::unique_ptr<GrowingRange>> ranges_;  // of pools that ended
-  int64_t live_ = 0, peak_ = 0, reserved_ = 0;
+  int64_t live_ = 0, peak_ = 0, reserved_ = 0, limit_ = INT64_MAX;
   std::map<int64_t, const void*> holds_;  // by when they began: the block that is not held
   int64_t now_ = 0;                       // counts blocks handed out and freed, and holds
 };
@@ -329,5 +335,6 @@ void free(void* block, Device device) { allocator(device).free(block); }
 MemoryStats stats(Device device) { return allocator(device).stats(); }
 void reset_peak(Device device) { allocator(device).reset_peak(); }
 void release_cached(Device device) { allocator(device).release_cached(); }
+void set_memory_limit(Device device, int64_t bytes) { allocator(device).set_limit(bytes); }
 
 }  // namespace camo::cuda

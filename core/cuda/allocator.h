@@ -62,5 +62,8 @@ class MemoryHold {
 MemoryStats stats(Device device);
 void reset_peak(Device device);
 void release_cached(Device device);
+/// Live and cached memory never exceed so many bytes from here on: what would need more is out of memory. For GPUs that
+/// are shared. INT64_MAX: no limit.
+void set_memory_limit(Device device, int64_t bytes);
 
 }  // namespace camo::cuda

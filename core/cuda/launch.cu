@@ -1,7 +1,6 @@
 #include <algorithm>
 
 #include "core/cuda/launch.cuh"
-#include "core/cuda/recording.h"
 
 namespace camo::cuda {
 namespace {
@@ -40,7 +39,7 @@ int usable_capability(Device device) {
 
 bool launches_early() {
   static const bool can = all_devices_can();
-  return can && !is_recording();  // in graphs there is next to nothing to gain
+  return can;
 }
 
 }  // namespace camo::cuda

@@ -20,7 +20,7 @@ __device__ inline void wait_for_previous_kernel() {
 #endif
 }
 
-/// Whether kernels are compiled for starting early, devices can, and no graph is being recorded.
+/// Whether kernels are compiled for starting early, and devices can. In recorded graphs they do too.
 bool launches_early();
 
 /// kernel<<<grid, block, shared_bytes, stream>>>(args...), early where possible. CAMO_LAUNCHED stands behind it.

@@ -99,6 +99,27 @@ TEST(Tensor, AddsManyToOneInOrder) {
   EXPECT_ERROR(additions.add(x, ones({4}, f16)), "add_into: shapes");
 }
 
+TEST(Tensor, JoinsTheNumbersOfManyTensors) {
+  const auto expect_joined = []<class T>(DType dtype) {
+    const Tensor matrix = from_vector<T>({1, 2, 3, 4, 5, 6}, {2, 3});
+    const Tensor transposed = make_view(matrix, {3, 2}, {1, 3}, 0);
+    const Tensor all = joined({full({}, 7, dtype), transposed, empty({0}, dtype), full({1}, INFINITY, dtype)});
+    EXPECT_EQ(all.to_vector<T>(), (std::vector<T>{7, 1, 4, 2, 5, 3, 6, INFINITY}));
+  };
+  expect_joined.operator()<float>(f32);
+  expect_joined.operator()<double>(f64);
+  Tensors many;
+  for (int i = 0; i < 500; ++i) many.push_back(full({i % 7}, i, f32));
+  const std::vector<float> values = joined(many).to_vector<float>();
+  size_t at = 0;
+  for (int i = 0; i < 500; ++i) {
+    for (int k = 0; k < i % 7; ++k) ASSERT_EQ(values[at++], static_cast<float>(i)) << i;
+  }
+  EXPECT_EQ(at, values.size());
+  EXPECT_ERROR(joined({}), "joined: needs at least one tensor");
+  EXPECT_ERROR(joined({zeros({1}, f32), zeros({1}, f64)}), "must have one dtype and device; got f32 on ");
+}
+
 TEST(Tensor, FillOfAViewLeavesTheRest) {
   const Tensor x = zeros({2, 3}, i64);
   fill(make_view(x, {2}, {3}, 1), 7);

@@ -4,6 +4,9 @@
 #include <algorithm>
 
 #include "tests/cuda/cuda_cases.h"
+#ifdef CAMO_WITH_CUDA
+#include "core/cuda/allocator.h"
+#endif
 
 namespace camo::test {
 
@@ -15,6 +18,20 @@ class CudaTest : public ::testing::Test {
     set_default_device(kGpu);
   }
 };
+
+#ifdef CAMO_WITH_CUDA
+/// The allocator gets at most `more` bytes from the driver during its life.
+class MemoryLimit {
+ public:
+  explicit MemoryLimit(int64_t more) {
+    const MemoryStats now = memory_stats(kGpu);
+    cuda::set_memory_limit(kGpu, now.live_bytes + now.cached_bytes + more);
+  }
+  ~MemoryLimit() { cuda::set_memory_limit(kGpu, INT64_MAX); }
+  MemoryLimit(const MemoryLimit&) = delete;
+  MemoryLimit& operator=(const MemoryLimit&) = delete;
+};
+#endif
 
 /// Half of the distance between 1 and the next number.
 inline double rounding_of(DType dtype) {

@@ -42,12 +42,25 @@ TEST_F(CudaMemory, RunningOutNamesTheNumbersAndTheFlags) {
 }
 
 TEST_F(CudaMemory, CachedBlocksAreGivenBackBeforeGivingUp) {
+  constexpr int64_t kMiB = 1 << 20;
   release_cached_memory(kGpu);
-  const int64_t most = free_device_bytes() / 2;
-  { const Tensor large = empty({most}, u8); }
-  EXPECT_GE(memory_stats(kGpu).cached_bytes, most);
-  const Tensor larger = empty({most + most / 2}, u8);  // only fits without the cached block
-  EXPECT_LT(memory_stats(kGpu).cached_bytes, most);
+  const MemoryLimit limit(256 * kMiB);
+  { const Tensor large = empty({128 * kMiB}, u8); }
+  EXPECT_GE(memory_stats(kGpu).cached_bytes, 128 * kMiB);
+  const Tensor larger = empty({192 * kMiB}, u8);  // only fits without the cached block
+  EXPECT_LT(memory_stats(kGpu).cached_bytes, 128 * kMiB);
+}
+
+TEST_F(CudaMemory, ALimitIsKept) {
+  constexpr int64_t kMiB = 1 << 20;
+  {
+    const MemoryLimit limit(64 * kMiB);
+    const MemoryStats now = memory_stats(kGpu);
+    EXPECT_ERROR(empty({128 * kMiB}, u8),
+                 ", limit " + std::to_string(now.live_bytes + now.cached_bytes + 64 * kMiB) + "; lower --batch-size");
+    EXPECT_EQ(empty({64 * kMiB}, u8).numel(), 64 * kMiB);
+  }
+  EXPECT_EQ(empty({128 * kMiB}, u8).numel(), 128 * kMiB);
 }
 #endif
 

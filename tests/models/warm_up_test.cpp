@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "core/op_observer.h"
@@ -47,6 +48,31 @@ TEST(WarmUpExperts, RunsGroupsOfEverySize) {
   warm_up_experts(network, 3, 32, 32);
   observe_ops(nullptr);
   for (int64_t n = 1; n <= 3; ++n) EXPECT_TRUE(sizes.forward.contains(n) && sizes.backward.contains(n)) << n;
+}
+
+// Two pictures too many for the memory.
+TEST(WarmUpExperts, LeavesOutGroupsThatDoNotFit) {
+  struct Memory final : OpObserver {
+    explicit Memory(int64_t pictures) : most(pictures) {}
+    void recorded(const Node&, std::span<const Tensor>, std::span<const Tensor> inputs) override {
+      if (inputs[0].dims() != 4 || inputs[0].size(1) == 1) return;  // no map of the experts
+      largest = std::max(largest, inputs[0].size(0));
+      if (inputs[0].size(0) > most) fail(ErrorCode::device, "memory: nothing left");
+    }
+    void backward_begins(const Node&) override {}
+    void backward_ended(const Node&) override {}
+    void differentiated(const Node&, std::span<const Tensor>) override {}
+    int64_t most, largest = 0;
+  };
+  CamoXpert network({.backbone = "edgenext_xx_small", .num_experts = 2, .dropout = 0});
+  Memory two(2), none(0);
+  observe_ops(&two);
+  warm_up_experts(network, 4, 32, 32);
+  EXPECT_EQ(two.largest, 3);
+  for (const Tensor& parameter : network.parameters()) EXPECT_FALSE(parameter.grad().defined());
+  observe_ops(&none);
+  EXPECT_ERROR(warm_up_experts(network, 4, 32, 32), "memory: nothing left");
+  observe_ops(nullptr);
 }
 
 TEST(WarmUpExperts, RefusesToChangeGradients) {

@@ -29,12 +29,14 @@ Coverage coverage(const std::vector<Interval>& intervals) {
   return result;
 }
 
-std::string DeviceIdle::str() const {
+std::string DeviceIdle::str(double untraced_ms) const {
+  const int counted = std::max(runs, 1);
   return fmt::format(
-      "nothing ran on the GPU in {:.1f} % of {} traced runs of {:.2f} ms: {:.1f} % in gaps of at most {} us, as "
-      "between kernels, {:.1f} % in longer ones",
-      100 * share(), runs, runs > 0 ? wall_ms / runs : 0, 100 * (share() - waiting_share()), kShortGap / 1000,
-      100 * waiting_share());
+      "the GPU is busy for {:.2f} ms of a run, idle for {:.1f} % of {:.2f} ms; in {} traced runs of {:.2f} ms for "
+      "{:.1f} "
+      "%: {:.1f} % in gaps of at most {} us, as between kernels, {:.1f} % in longer ones",
+      busy_ms / counted, 100 * share_of(untraced_ms), untraced_ms, runs, wall_ms / counted, 100 * share(),
+      100 * (share() - waiting_share()), kShortGap / 1000, 100 * waiting_share());
 }
 
 std::string DeviceIdle::waits_str() const {
@@ -55,14 +57,10 @@ nlohmann::json DeviceIdle::to_json() const {
       rows.push_back({{"after", kind.after}, {"before", kind.before}, {"gaps", kind.gaps}, {"ms", kind.ms}});
     return rows;
   };
-  return {{"runs", runs},
-          {"wall_ms", wall_ms},
-          {"busy_ms", busy_ms},
-          {"between_ms", between_ms},
-          {"share", share()},
-          {"waiting_share", waiting_share()},
-          {"waits", list(waits)},
-          {"between", list(between)}};
+  return {{"runs", runs},         {"wall_ms", wall_ms},
+          {"busy_ms", busy_ms},   {"between_ms", between_ms},
+          {"share", share()},     {"waiting_share", waiting_share()},
+          {"waits", list(waits)}, {"between", list(between)}};
 }
 
 void check_idle_can_be_measured(Device device) {

@@ -46,8 +46,12 @@ struct DeviceIdle {
   double share() const { return wall_ms > 0 ? 1 - busy_ms / wall_ms : 0; }
   /// In gaps longer than kShortGap.
   double waiting_share() const { return wall_ms > 0 ? 1 - (busy_ms + between_ms) / wall_ms : 0; }
-  /// One line for people.
-  std::string str() const;
+  /// The share where a run takes `untraced_ms`: tracing costs the host some time, in which the GPU waits.
+  double share_of(double untraced_ms) const {
+    return untraced_ms > 0 && runs > 0 ? 1 - busy_ms / runs / untraced_ms : 0;
+  }
+  /// One line for people, and what it means for runs that take `untraced_ms` each.
+  std::string str(double untraced_ms) const;
   /// A line for each of the kinds that wait longest.
   std::string waits_str() const;
   nlohmann::json to_json() const;

@@ -133,8 +133,9 @@ nlohmann::json run_network_bench(const NetworkBenchOptions& options, Device devi
   }
   if (device.is_cuda()) {
     const DeviceIdle idle = idle_of(*workload, options, device);
-    fmt::print("idle: {} ({:.2f} ms untraced)\n{}", idle.str(), timing.mean_ms(), idle.waits_str());
+    fmt::print("idle: {}\n{}", idle.str(timing.mean_ms()), idle.waits_str());
     row["idle"] = idle.to_json();
+    row["idle"]["share_untraced"] = idle.share_of(timing.mean_ms());
   }
   return row;
 }

@@ -137,8 +137,9 @@ class Table {
     if (peer) row["peer_ms"] = *peer, row["camo_over_peer"] = ms / *peer;
     if (bench.profile && bench.trains) {
       const DeviceIdle idle = idle_of(*workload, bench, device_);
-      fmt::print("  {}\n", idle.str());
+      fmt::print("  {}\n", idle.str(timing.mean_ms()));
       row["idle"] = idle.to_json();
+      row["idle"]["share_untraced"] = idle.share_of(timing.mean_ms());
     }
     rows_.push_back(row);
     return row;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "apps/camoxpert/training/finite_search.h"
+#include "core/additions.h"
 #include "core/autocast.h"
 #include "ops/elementwise.h"
 #include "ops/reduce.h"
@@ -95,14 +96,14 @@ void Stepper::run(const StepPlan& plan) {
                   .after = {},
                   .scaler = scaler_,
                   .optimizer_steps = optimizer_->step_counts(),
-                  .buffers = joined_buffers(),
+                  .buffers = joined(buffers_),
                   .counters = {}};
   for (const Tensor& counter : counters_) pending.counters.push_back(clone(counter));
   accumulate_or_give_graphs_up(pending);
   pending.after = default_generator().state();
   pending.gradient_norm = clip_gradients(network_.parameters(), options_.clip_norm, scaler_ ? 1 / scaler_->scale() : 1);
   if (scaler_) scaler_->step_taken();
-  pending.statistics = sum(to(joined_buffers(), f64));
+  pending.statistics = sum(to(joined(buffers_), f64));
   add_into(guard_, select(pending.losses, 0, 0));
   add_into(guard_, pending.gradient_norm);
   add_into(guard_, pending.statistics);
@@ -114,14 +115,22 @@ void Stepper::run(const StepPlan& plan) {
 
 Stepper::Outcome Stepper::read() {
   Outcome outcome;
+  if (pending_.empty()) return outcome;
+  Tensors numbers;
+  for (const Pending& pending : pending_) {
+    for (const Tensor& x : {pending.losses, pending.gradient_norm, pending.statistics}) numbers.push_back(x);
+  }
+  const std::vector<double> all = joined(numbers).to_vector<double>();  // the only wait
+  auto number = all.begin();
   for (Pending& pending : std::exchange(pending_, {})) {
-    const std::vector<double> values = pending.losses.to_vector<double>();
-    const double norm = pending.gradient_norm.item();
+    const std::vector<double> values(number, number + pending.losses.numel());
+    number += pending.losses.numel();
+    const double norm = *number++, statistics = *number++;
     const auto wrong = [](const char* what, double value) {
       return std::isfinite(value) ? std::string() : fmt::format("{} {}", what, std::isnan(value) ? "nan" : "infinite");
     };
     std::string reason = wrong("the loss is", values[0]);
-    if (reason.empty()) reason = wrong("the running statistics of batch norms are", pending.statistics.item());
+    if (reason.empty()) reason = wrong("the running statistics of batch norms are", statistics);
     const bool overflow =
         reason.empty() && !std::isfinite(norm) && pending.scaler.has_value() && pending.scaler->can_back_off();
     if (reason.empty()) reason = wrong("the gradient's norm is", norm);
@@ -138,13 +147,6 @@ Stepper::Outcome Stepper::read() {
     outcome.reports.push_back(std::move(report));
   }
   return outcome;
-}
-
-Tensor Stepper::joined_buffers() const {
-  const NoGrad no_grad;
-  Tensors flat;
-  for (const Tensor& buffer : buffers_) flat.push_back(reshape(buffer, {buffer.numel()}));
-  return concat(flat, 0);
 }
 
 void Stepper::restore_buffers(const Pending& pending) const {

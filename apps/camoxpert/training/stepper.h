@@ -93,7 +93,7 @@ class Stepper {
     RandomKey before, after;
     std::optional<GradScaler> scaler;
     std::vector<int64_t> optimizer_steps;
-    Tensor buffers;    // joined
+    Tensor buffers;    // joined()
     Tensors counters;  // whole numbers, on the host
   };
   /// Gradients of the batches, summed; fills the pending step's losses and counts.
@@ -103,8 +103,6 @@ class Stepper {
   BadStep go_back(const Pending& bad, const std::string& what, bool overflow);
   /// Names the first tensor that is not finite when the step is repeated.
   std::string search(const Pending& bad);
-  /// All values of the buffers in one tensor, and back.
-  Tensor joined_buffers() const;
   void restore_buffers(const Pending& pending) const;
 
   CamoXpert& network_;

@@ -13,7 +13,7 @@ struct ShortCall : Sizes {
   Heads<T> dq, dk, dv;
   Heads<const T> y, dy_rows;
   const float* log_sum_exp = nullptr;
-  int parts = 1;           // blocks of a head
+  int parts = 1;       // blocks of a head
   bool clear = false;  // columns beyond the width hold other heads' numbers
 };
 
