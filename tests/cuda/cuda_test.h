@@ -20,10 +20,11 @@ class CudaTest : public ::testing::Test {
 };
 
 #ifdef CAMO_WITH_CUDA
-/// The allocator gets at most `more` bytes from the driver during its life.
+/// The allocator, which has given all that it can back, gets at most `more` bytes from the driver during its life.
 class MemoryLimit {
  public:
   explicit MemoryLimit(int64_t more) {
+    release_cached_memory(kGpu);
     const MemoryStats now = memory_stats(kGpu);
     cuda::set_memory_limit(kGpu, now.live_bytes + now.cached_bytes + more);
   }

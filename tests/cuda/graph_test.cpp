@@ -259,11 +259,13 @@ TEST_F(CudaGraph, AutomaticGoesOnWithoutWhereMemoryDoesNotLast) {
   const Tensor x = uniform({8, 256, 256, 3}, f32);
   InferenceRunner eager(*network, CudaGraphs::off), run(*network);
   for (int i = 0; i < 2; ++i) run(x);  // makes the plans
-  release_cached_memory(kGpu);
-  Tensor segment = empty({int64_t{2} << 30}, u8, kGpu);
-  const MemoryLimit limit(int64_t{64} << 20);
+  constexpr int64_t kGiB = 1 << 30;
+  Tensor segment = empty({8 * kGiB}, u8, kGpu);
+  const void* const begin = segment.raw_data();
+  const MemoryLimit limit(64 << 20);
   segment = {};
-  const Tensor holds_the_segment = empty({int64_t{2} << 20}, u8, kGpu);
+  const Tensor part = empty({6 * kGiB}, u8, kGpu);
+  ASSERT_EQ(part.raw_data(), begin) << "part of the segment";
   testing::internal::CaptureStderr();
   const Tensor logits = run(x);
   EXPECT_FALSE(run.used_graphs());
