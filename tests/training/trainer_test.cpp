@@ -8,6 +8,7 @@
 namespace camo::app {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -147,6 +148,7 @@ TEST_F(Training, TheRunFolder) {
   EXPECT_EQ(history[2]["expert_counts"][0].size(), 2u);
   EXPECT_THAT(result.output, HasSubstr("experts "));
   EXPECT_THAT(result.output, HasSubstr("S-measure   untrained"));
+  EXPECT_THAT(result.output, ContainsRegex("memory      [0-9.]+ MiB at the peak\n"));
   EXPECT_THAT(result.output, HasSubstr("next        camoxpert evaluate --dataset-path"));
   const CheckpointContents best = read_checkpoint(checkpoint_path(path("files"), "best"));
   EXPECT_FALSE(best.averages.empty());

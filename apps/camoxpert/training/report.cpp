@@ -65,7 +65,8 @@ std::string expert_table(const std::vector<std::vector<int64_t>>& counts) {
   return text;
 }
 
-std::string run_summary(const RunState& state, const TrainOptions& options, const std::string& reason) {
+std::string run_summary(const RunState& state, const TrainOptions& options, const std::string& reason,
+                        int64_t peak_bytes) {
   const nlohmann::json* first = nullptr;  // the first and last validation after training
   const nlohmann::json* last = nullptr;
   for (const nlohmann::json& row : state.history) {
@@ -92,6 +93,7 @@ std::string run_summary(const RunState& state, const TrainOptions& options, cons
     text += fmt::format("\n  loss scale  {}; {} steps skipped", state.scaler.value("scale", 0.0),
                         state.scaler.value("skipped", int64_t{0}));
   }
+  text += fmt::format("\n  memory      {} at the peak", format_bytes(peak_bytes));
   const std::string best = checkpoint_path(options.checkpoint_dir, "best").string();
   text += fmt::format("\n  best        {}", best);
   text +=

@@ -21,6 +21,7 @@ void report_start(RunFolder& folder, const TrainOptions& options, const CamoXper
 std::string expert_table(const std::vector<std::vector<int64_t>>& counts);
 
 /// The end of a run in a few lines.
-std::string run_summary(const RunState& state, const TrainOptions& options, const std::string& reason);
+std::string run_summary(const RunState& state, const TrainOptions& options, const std::string& reason,
+                        int64_t peak_bytes);
 
 }  // namespace camo::app

@@ -382,7 +382,8 @@ void Trainer::run_stages() {
   folder_->log(run_summary(state_, options_,
                            stopped_early() ? "; stopped early"
                            : out_of_time_  ? "; out of time"
-                                           : ""));
+                                           : "",
+                           memory_stats(device_).peak_bytes));
 }
 
 }  // namespace camo::app
