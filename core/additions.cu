@@ -91,8 +91,8 @@ Tensor joined(const Tensors& parts) {
                " and ", part.dtype(), " on ", part.device());
     numbers += part.numel();
   }
-  const Tensor all = zeros({numbers}, parts[0].dtype(), parts[0].device());
-  Additions copies;  // onto zeros
+  const Tensor all = full({numbers}, -0.0, parts[0].dtype(), parts[0].device());
+  Additions copies;  // onto -0, which leaves every number as it is
   int64_t at = 0;
   for (const Tensor& part : parts) {
     const Shape& shape = part.shape();

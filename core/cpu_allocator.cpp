@@ -175,7 +175,7 @@ class CpuAllocator {
       block = take(size);
     }
     if (block == nullptr) {
-      fail(ErrorCode::device, "memory: the CPU has no ", size, " bytes left; live ", live_, ", peak ", peak_,
+      fail(ErrorCode::out_of_memory, "memory: the CPU has no ", size, " bytes left; live ", live_, ", peak ", peak_,
            "; lower --batch-size or --img-size, or use --gradient-checkpointing");
     }
     live_ += size;

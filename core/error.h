@@ -16,22 +16,26 @@ class Shape;
 struct Device;
 enum class DType : uint8_t;
 
-/// What went wrong, and the exit code of the program that ends on it.
+/// What went wrong. Numbers up to 6 are the exit code of the program that ends on it.
 enum class ErrorCode : int {
   general = 1,     // anything that has no code of its own; wrong arguments of a library call
   usage = 2,       // command line or configuration
   data = 3,        // data sets, pictures
   checkpoint = 4,  // checkpoints and file formats
-  device = 5,      // no such device, out of memory
+  device = 5,      // no such device, or it fails
   not_finite = 6,  // NaN or infinity in training
+  out_of_memory,   // of a device or the CPU; exit code 5
 };
+constexpr int exit_code_of(ErrorCode code) {
+  return static_cast<int>(code == ErrorCode::out_of_memory ? ErrorCode::device : code);
+}
 
 /// The exception of this project. `what()` is the message followed by its context, innermost first.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
   ErrorCode code() const { return code_; }
-  int exit_code() const { return static_cast<int>(code_); }
+  int exit_code() const { return exit_code_of(code_); }
   /// A copy of this error that also says what was being done, e.g. "while reading data/a.png".
   Error with_context(const std::string& context) const { return {code_, what() + ("\n  " + context)}; }
 

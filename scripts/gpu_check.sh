@@ -221,7 +221,7 @@ steps_of() {
   local tool=$1 name=$2
   shift 2
   start "$tool.step.$name" 130 300 "${before[@]}" "$camoxpert" "$@"
-  if [[ $tool == racecheck && $name != *f32 ]]; then
+  if [[ $tool == racecheck && $name != f32 && $name != graphs.f32 ]]; then
     start "$tool.step.$name.light" 130 300 "${before[@]}" "${light[@]}" "$camoxpert" "$@"
   fi
 }

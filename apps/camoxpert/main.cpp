@@ -65,7 +65,7 @@ namespace {
 /// On standard error, if that can be written.
 int failed(camo::ErrorCode code, const char* text) {
   std::fprintf(stderr, "camoxpert: %s\n", text);
-  return static_cast<int>(code);
+  return exit_code_of(code);
 }
 
 }  // namespace
@@ -84,7 +84,8 @@ int main(int argc, char** argv) {
   } catch (const std::filesystem::filesystem_error& error) {
     return failed(camo::ErrorCode::data, error.what());
   } catch (const std::bad_alloc&) {
-    return failed(camo::ErrorCode::device, "memory: the CPU has not enough left; lower --batch-size or --img-size");
+    return failed(camo::ErrorCode::out_of_memory,
+                  "memory: the CPU has not enough left; lower --batch-size or --img-size");
   } catch (const std::exception& error) {
     return failed(camo::ErrorCode::general, error.what());
   }

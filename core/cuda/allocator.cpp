@@ -245,8 +245,8 @@ class DeviceAllocator {
       cudaGetLastError();
       size_t free_bytes = 0, total_bytes = 0;
       CAMO_CUDA(cudaMemGetInfo(&free_bytes, &total_bytes));
-      fail(ErrorCode::device, "memory: ", device_, " has no ", size, " bytes left; live ", live_, ", peak ", peak_,
-           ", cached ", reserved_ - live_, ", free on the device ", free_bytes, " of ", total_bytes,
+      fail(ErrorCode::out_of_memory, "memory: ", device_, " has no ", size, " bytes left; live ", live_, ", peak ",
+           peak_, ", cached ", reserved_ - live_, ", free on the device ", free_bytes, " of ", total_bytes,
            limit_ < INT64_MAX ? concat_text(", limit ", limit_) : "",
            "; lower --batch-size or --img-size, or use --gradient-checkpointing");
     }

@@ -10,7 +10,7 @@ namespace camo::cuda {
 
 /// Memory on a device, reused in the order of its compute stream: a block freed by the host may be handed out at once,
 /// because work that still uses it is ahead in the stream. Retries after giving cached memory back; then throws
-/// ErrorCode::device with what was asked, live and cached, and which flags to lower.
+/// ErrorCode::out_of_memory with what was asked, live and cached, and which flags to lower.
 void* allocate(int64_t bytes, Device device);
 void free(void* block, Device device);
 
@@ -62,8 +62,8 @@ class MemoryHold {
 MemoryStats stats(Device device);
 void reset_peak(Device device);
 void release_cached(Device device);
-/// Live and cached memory never exceed so many bytes from here on: what would need more is out of memory. For GPUs that
-/// are shared. INT64_MAX: no limit.
+/// The driver is asked for no more where live and cached memory would exceed so many bytes: that is out of memory.
+/// INT64_MAX: no limit.
 void set_memory_limit(Device device, int64_t bytes);
 
 }  // namespace camo::cuda

@@ -9,7 +9,8 @@ namespace camo::cuda {
 
 void check(cublasStatus_t status, const char* call, const char* file, int line) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
-  fail(ErrorCode::device, "cublas: ", call, " failed at ", file, ":", line, ": ", cublasLtGetStatusString(status), " (",
+  const ErrorCode code = status == CUBLAS_STATUS_ALLOC_FAILED ? ErrorCode::out_of_memory : ErrorCode::device;
+  fail(code, "cublas: ", call, " failed at ", file, ":", line, ": ", cublasLtGetStatusString(status), " (",
        cublasLtGetStatusName(status), ")");
 }
 

@@ -22,7 +22,10 @@ inline std::string cudnn_error(cudnnStatus_t status) {
 
 inline void check_cudnn(cudnnStatus_t status, const char* call, const char* file, int line) {
   if (status == CUDNN_STATUS_SUCCESS) return;
-  fail(ErrorCode::device, "cudnn: ", call, " failed at ", file, ":", line, ": ", cudnn_error(status));
+  const bool lacks_memory = status == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ||
+                            status == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED;
+  fail(lacks_memory ? ErrorCode::out_of_memory : ErrorCode::device, "cudnn: ", call, " failed at ", file, ":", line,
+       ": ", cudnn_error(status));
 }
 
 /// The handle of this thread and device, on the device's compute stream; makes the device current. It lives as long as

@@ -84,7 +84,8 @@ std::vector<DeviceInfo> read_device_infos() {
 void check(cudaError_t status, const char* call, const char* file, int line) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // an error that was reported must not be reported by the next call again
-  fail(ErrorCode::device, "cuda: ", call, " failed at ", file, ":", line, ": ", cudaGetErrorString(status), " (",
+  const ErrorCode code = status == cudaErrorMemoryAllocation ? ErrorCode::out_of_memory : ErrorCode::device;
+  fail(code, "cuda: ", call, " failed at ", file, ":", line, ": ", cudaGetErrorString(status), " (",
        cudaGetErrorName(status), ")");
 }
 

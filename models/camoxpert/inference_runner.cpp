@@ -89,7 +89,7 @@ Tensor InferenceRunner::operator()(const Tensor& x) {
       const Tensor logits = run_graphs(x);
       if (last_ != nullptr) return logits;
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::device || mode_ != CudaGraphs::automatic) throw;
+      if (error.code() != ErrorCode::out_of_memory || mode_ != CudaGraphs::automatic) throw;
       std::fprintf(stderr, "warning: inference goes on without CUDA graphs: %s\n", error.what());
       mode_ = CudaGraphs::off;
       last_ = nullptr;

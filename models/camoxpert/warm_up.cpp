@@ -45,7 +45,7 @@ void warm_up_experts(CamoXpert& network, int64_t batch, int64_t height, int64_t 
         try {
           run_once(*expert, map.shape(), n, map, autocast);
         } catch (const Error& error) {  // a group that the gates may never form
-          if (error.code() != ErrorCode::device || n == 1) throw;
+          if (error.code() != ErrorCode::out_of_memory || n == 1) throw;
           network.zero_grad();
           release_cached_memory(device);
           break;

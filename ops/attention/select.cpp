@@ -40,9 +40,8 @@ constexpr Line kTable[] = {
     // D 36 N 576 and D 64 N 400: narrow 36 and 29, wgmma 32 and 24.
     {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 32, 80, kAny, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 32, 80, kAny, 0},
-    // Keys and values in shared memory. D 64 N 144, 324, 400 and 676: 7.2, 17.4, 18.1 and 38.2,
-    // streaming 8.2, 17.5, 22.9
-    // and 46.5. D 73 N 100 and 144: 8.1 and 9.5, narrow 9.7 and 12.0. Fewer tokens were not measured.
+    // Keys and values in shared memory. D 64 N 144, 324, 400 and 676: 7.2, 17.4, 18.1 and 38.2, streaming 8.2, 17.5,
+    // 22.9 and 46.5. D 73 N 100 and 144: 8.1 and 9.5, narrow 9.7 and 12.0. Fewer tokens were not measured.
     {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 49, 64, kAny, 720, 0, 144},
     {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 49, 64, kAny, 720, 0, 144},
     {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 65, 80, kAny, 144, 0, 100},

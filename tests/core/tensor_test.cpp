@@ -103,8 +103,10 @@ TEST(Tensor, JoinsTheNumbersOfManyTensors) {
   const auto expect_joined = []<class T>(DType dtype) {
     const Tensor matrix = from_vector<T>({1, 2, 3, 4, 5, 6}, {2, 3});
     const Tensor transposed = make_view(matrix, {3, 2}, {1, 3}, 0);
-    const Tensor all = joined({full({}, 7, dtype), transposed, empty({0}, dtype), full({1}, INFINITY, dtype)});
-    EXPECT_EQ(all.to_vector<T>(), (std::vector<T>{7, 1, 4, 2, 5, 3, 6, INFINITY}));
+    const Tensor ends = from_vector<T>({-T{0}, INFINITY}, {2});
+    const Tensor all = joined({full({}, 7, dtype), transposed, empty({0}, dtype), ends});
+    EXPECT_EQ(all.to_vector<T>(), (std::vector<T>{7, 1, 4, 2, 5, 3, 6, 0, INFINITY}));
+    EXPECT_TRUE(std::signbit(all.to_vector<T>()[7]));
   };
   expect_joined.operator()<float>(f32);
   expect_joined.operator()<double>(f64);
@@ -206,7 +208,8 @@ TEST(Tensor, OutOfMemoryIsAnErrorOfItsOwn) {
     empty({int64_t{1} << 46}, f32, default_device());
     FAIL() << "256 TiB were allocated";
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::device);
+    EXPECT_EQ(error.code(), ErrorCode::out_of_memory);
+    EXPECT_EQ(error.exit_code(), 5);
     EXPECT_NE(std::string(error.what()).find("lower --batch-size"), std::string::npos) << error.what();
   }
 }

@@ -28,7 +28,7 @@ TEST_F(CudaMemory, RunningOutNamesTheNumbersAndTheFlags) {
     empty({wanted}, u8);
     ADD_FAILURE() << "allocated twice the memory of the device";
   } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::device);
+    EXPECT_EQ(error.code(), ErrorCode::out_of_memory);
     const std::string text = error.what();
     for (const std::string& part :
          {"memory: cuda:0 has no " + std::to_string(wanted) + " bytes left", std::string("; live "),

@@ -57,7 +57,7 @@ TEST(WarmUpExperts, LeavesOutGroupsThatDoNotFit) {
     void recorded(const Node&, std::span<const Tensor>, std::span<const Tensor> inputs) override {
       if (inputs[0].dims() != 4 || inputs[0].size(1) == 1) return;  // no map of the experts
       largest = std::max(largest, inputs[0].size(0));
-      if (inputs[0].size(0) > most) fail(ErrorCode::device, "memory: nothing left");
+      if (inputs[0].size(0) > most) fail(ErrorCode::out_of_memory, "memory: nothing left");
     }
     void backward_begins(const Node&) override {}
     void backward_ended(const Node&) override {}

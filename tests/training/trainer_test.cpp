@@ -20,7 +20,7 @@ class FailingLoss final : public Loss {
   explicit FailingLoss(int failing) : failing_(failing) {}
   std::string_view name() const override { return "failing"; }
   LossOutput operator()(const CamoXpertOutput& output, const Tensor& target) const override {
-    if (++calls_ == failing_) fail(ErrorCode::device, "memory: nothing left");
+    if (++calls_ == failing_) fail(ErrorCode::out_of_memory, "memory: nothing left");
     return usual_(output, target);
   }
 

@@ -33,8 +33,7 @@ std::string DeviceIdle::str(double untraced_ms) const {
   const int counted = std::max(runs, 1);
   return fmt::format(
       "the GPU is busy for {:.2f} ms of a run, idle for {:.1f} % of {:.2f} ms; in {} traced runs of {:.2f} ms for "
-      "{:.1f} "
-      "%: {:.1f} % in gaps of at most {} us, as between kernels, {:.1f} % in longer ones",
+      "{:.1f} %: {:.1f} % in gaps of at most {} us, as between kernels, {:.1f} % in longer ones",
       busy_ms / counted, 100 * share_of(untraced_ms), untraced_ms, runs, wall_ms / counted, 100 * share(),
       100 * (share() - waiting_share()), kShortGap / 1000, 100 * waiting_share());
 }

@@ -1,6 +1,7 @@
 // How much of the time of a computation nothing runs on the GPU.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -48,7 +49,7 @@ struct DeviceIdle {
   double waiting_share() const { return wall_ms > 0 ? 1 - (busy_ms + between_ms) / wall_ms : 0; }
   /// The share where a run takes `untraced_ms`: tracing costs the host some time, in which the GPU waits.
   double share_of(double untraced_ms) const {
-    return untraced_ms > 0 && runs > 0 ? 1 - busy_ms / runs / untraced_ms : 0;
+    return untraced_ms > 0 && runs > 0 ? std::max(0.0, 1 - busy_ms / runs / untraced_ms) : 0;
   }
   /// One line for people, and what it means for runs that take `untraced_ms` each.
   std::string str(double untraced_ms) const;

@@ -73,7 +73,7 @@ void Stepper::accumulate_or_give_graphs_up(Pending& pending) {
     return accumulate(pending);
   } catch (const Error& error) {
     const bool may_help = options_.cuda_graphs == CudaGraphs::automatic && runner_.used_graphs();
-    if (error.code() != ErrorCode::device || !may_help) throw;
+    if (error.code() != ErrorCode::out_of_memory || !may_help) throw;
     graphs_given_up_ = error.what();
   }
   network_.zero_grad();
@@ -174,7 +174,7 @@ BadStep Stepper::go_back(const Pending& bad, const std::string& what, bool overf
       reason += found.empty() ? "; no tensor was non-finite when the step was repeated"
                               : "; the first non-finite tensor is " + found;
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::device) throw;
+      if (error.code() != ErrorCode::out_of_memory) throw;
       reason += "; the memory is too small to repeat the step and look for the tensor";
     }
   }

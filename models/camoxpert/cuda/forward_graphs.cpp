@@ -224,7 +224,7 @@ class SeveralPictures final : public Recording {
     try {
       record();
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::device) throw;
+      if (error.code() != ErrorCode::out_of_memory) throw;
       release_cached_memory(x_.device());  // which a recording may not do when it needs the memory
       record();
     }
