@@ -34,8 +34,8 @@ void CommonOptions::add_cuda_graphs(CLI::App& command) {
   command
       .add_option(
           "--cuda-graphs", cuda_graphs,
-          "On a GPU, record the network's kernels and launch them at once: auto (from the third batch of a size on; "
-          "training goes on without where memory does not last), on (inference: from the first batch) or off")
+          "On a GPU, record the network's kernels and launch them at once: auto (from the third batch of a size "
+          "on, and without where memory does not last), on (inference: from the first batch) or off")
       ->check(CLI::IsMember({"auto", "on", "off"}))
       ->capture_default_str();
 }

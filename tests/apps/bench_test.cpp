@@ -202,8 +202,8 @@ TEST(DeviceIdle, TellsShortGapsFromLongOnes) {
             "     0.200 ms a run    1.5 times  after copy, before gemm\n"
             "     0.050 ms a run    1.0 times  after softmax, before " +
                 std::string(48, 'x') + "\n");
-  EXPECT_EQ(idle.to_json()["waits"][0]["after"], "copy");
-  EXPECT_TRUE(idle.to_json()["between"].empty());
+  EXPECT_EQ(idle.to_json(4.8)["waits"][0]["after"], "copy");
+  EXPECT_TRUE(idle.to_json(4.8)["between"].empty());
   EXPECT_NEAR(idle.share(), 0.1, 1e-12);
   EXPECT_NEAR(idle.waiting_share(), 0.04, 1e-12);
   EXPECT_NEAR(idle.share_of(4.8), 0.0625, 1e-12);
@@ -212,7 +212,8 @@ TEST(DeviceIdle, TellsShortGapsFromLongOnes) {
       "the GPU is busy for 4.50 ms of a run, idle for 6.2 % of 4.80 ms; in 2 traced runs of 5.00 ms for 10.0 %: 6.0 "
       "% in gaps of at most 5 us, as between kernels, 4.0 % in longer ones");
   EXPECT_EQ(app::DeviceIdle{}.share(), 0);
-  EXPECT_EQ(idle.to_json()["runs"], 2);
+  EXPECT_EQ(idle.to_json(4.8)["runs"], 2);
+  EXPECT_NEAR(idle.to_json(4.8)["share_untraced"].get<double>(), 0.0625, 1e-12);
 }
 
 TEST(DeviceIdle, IsMeasuredOnAGpu) {

@@ -49,17 +49,22 @@ std::string DeviceIdle::waits_str() const {
   return text;
 }
 
-nlohmann::json DeviceIdle::to_json() const {
+nlohmann::json DeviceIdle::to_json(double untraced_ms) const {
   const auto list = [](const std::vector<Kind>& kinds) {
     nlohmann::json rows = nlohmann::json::array();
     for (const Kind& kind : kinds)
       rows.push_back({{"after", kind.after}, {"before", kind.before}, {"gaps", kind.gaps}, {"ms", kind.ms}});
     return rows;
   };
-  return {{"runs", runs},         {"wall_ms", wall_ms},
-          {"busy_ms", busy_ms},   {"between_ms", between_ms},
-          {"share", share()},     {"waiting_share", waiting_share()},
-          {"waits", list(waits)}, {"between", list(between)}};
+  return {{"runs", runs},
+          {"wall_ms", wall_ms},
+          {"busy_ms", busy_ms},
+          {"between_ms", between_ms},
+          {"share", share()},
+          {"waiting_share", waiting_share()},
+          {"waits", list(waits)},
+          {"between", list(between)},
+          {"share_untraced", share_of(untraced_ms)}};
 }
 
 void check_idle_can_be_measured(Device device) {

@@ -55,7 +55,7 @@ struct DeviceIdle {
   std::string str(double untraced_ms) const;
   /// A line for each of the kinds that wait longest.
   std::string waits_str() const;
-  nlohmann::json to_json() const;
+  nlohmann::json to_json(double untraced_ms) const;
 };
 
 /// What --profile needs where it measures nothing else: throws ErrorCode::usage unless `device` is a GPU, and

@@ -134,8 +134,7 @@ nlohmann::json run_network_bench(const NetworkBenchOptions& options, Device devi
   if (device.is_cuda()) {
     const DeviceIdle idle = idle_of(*workload, options, device);
     fmt::print("idle: {}\n{}", idle.str(timing.mean_ms()), idle.waits_str());
-    row["idle"] = idle.to_json();
-    row["idle"]["share_untraced"] = idle.share_of(timing.mean_ms());
+    row["idle"] = idle.to_json(timing.mean_ms());
   }
   return row;
 }

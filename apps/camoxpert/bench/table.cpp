@@ -138,8 +138,7 @@ class Table {
     if (bench.profile && bench.trains) {
       const DeviceIdle idle = idle_of(*workload, bench, device_);
       fmt::print("  {}\n", idle.str(timing.mean_ms()));
-      row["idle"] = idle.to_json();
-      row["idle"]["share_untraced"] = idle.share_of(timing.mean_ms());
+      row["idle"] = idle.to_json(timing.mean_ms());
     }
     rows_.push_back(row);
     return row;
