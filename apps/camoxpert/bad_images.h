@@ -1,7 +1,6 @@
 // What happens to pictures that can't be used: --on-bad-image error or skip:N.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <functional>
@@ -13,6 +12,11 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "data/dataset.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
 
 namespace camo::app {
 

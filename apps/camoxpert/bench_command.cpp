@@ -1,5 +1,6 @@
 // camoxpert bench: the time of training steps and of forward passes, with a breakdown by operation or as a table beside
 // a peer's; of single operations; or the rate of a loader.
+#include <CLI/CLI.hpp>
 #include <fstream>
 #include <nlohmann/json.hpp>
 

@@ -1,6 +1,7 @@
 // camoxpert check-data: decodes a whole data set and says what is wrong with it.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <map>
 #include <nlohmann/json.hpp>
 

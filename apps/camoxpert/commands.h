@@ -1,8 +1,11 @@
 // The subcommands. Each add_*_command() declares its flags and returns what to run once they are parsed.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
+
+namespace CLI {
+class App;
+}
 
 namespace camo::app {
 

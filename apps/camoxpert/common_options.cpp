@@ -1,5 +1,6 @@
 #include "apps/camoxpert/common_options.h"
 
+#include <CLI/CLI.hpp>
 #include <filesystem>
 
 #include "apps/camoxpert/inference.h"

@@ -1,13 +1,16 @@
 // Flags that several subcommands share.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "core/device.h"
 #include "core/dtype.h"
+
+namespace CLI {
+class App;
+}
 
 namespace camo::app {
 

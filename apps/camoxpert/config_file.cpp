@@ -1,5 +1,6 @@
 #include "apps/camoxpert/config_file.h"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
 #include <set>

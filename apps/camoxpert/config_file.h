@@ -1,7 +1,9 @@
 // --config FILE.
 #pragma once
 
-#include <CLI/CLI.hpp>
+namespace CLI {
+class App;
+}
 
 namespace camo::app {
 

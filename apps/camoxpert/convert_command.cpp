@@ -1,6 +1,8 @@
 // camoxpert convert: weight files from one format and naming to another.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
+
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "models/weights/convert.h"

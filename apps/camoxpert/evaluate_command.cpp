@@ -1,6 +1,7 @@
 // camoxpert evaluate: scores of a checkpoint on a data set, or of a folder of predictions.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <string_view>
 

@@ -1,6 +1,7 @@
 // camoxpert gradcheck: all registered gradients against central differences in double.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <map>
 
 #include "apps/camoxpert/commands.h"

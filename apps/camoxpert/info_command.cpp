@@ -1,6 +1,8 @@
 // camoxpert info: what this build can do, and what a checkpoint holds.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
+
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"

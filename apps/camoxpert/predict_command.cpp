@@ -1,6 +1,7 @@
 // camoxpert predict: masks of pictures as 8-bit PNG at their own size.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
 #include <optional>

@@ -1,6 +1,7 @@
 // camoxpert prepare: a copy of a data set at the size that training wants.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <fstream>
 #include <mutex>
 #include <nlohmann/json.hpp>

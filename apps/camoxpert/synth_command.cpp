@@ -1,6 +1,8 @@
 // camoxpert synth: a procedural data set, so that everything can be tried without pictures of one's own.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
+
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "apps/camoxpert/progress.h"

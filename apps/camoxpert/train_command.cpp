@@ -1,4 +1,5 @@
 // camoxpert train.
+#include <CLI/CLI.hpp>
 #include <string>
 #include <string_view>
 

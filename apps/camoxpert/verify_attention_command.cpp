@@ -1,6 +1,7 @@
 // camoxpert verify-attention: flash against standard attention, on random tensors and in the whole network.
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <cstring>

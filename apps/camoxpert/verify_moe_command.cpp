@@ -1,6 +1,7 @@
 // camoxpert verify-moe: is the routing of a trained network what it should be, and who does the work?
 #include <fmt/core.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <numeric>

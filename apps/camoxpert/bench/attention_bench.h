@@ -1,7 +1,7 @@
 // camoxpert bench attention: the time and error of attention at the network's shapes and beyond.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "core/device.h"

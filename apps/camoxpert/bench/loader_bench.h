@@ -1,7 +1,7 @@
 // camoxpert bench loader: training pictures a second, without a network.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "data/loader.h"

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "apps/camoxpert/bench/op_breakdown.h"
 #include "apps/camoxpert/progress.h"

@@ -1,7 +1,7 @@
 // camoxpert bench train-step and infer: a network's time and memory, and where the time goes.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <vector>
 
 #include "apps/camoxpert/bench/device_idle.h"

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "apps/camoxpert/bench/op_cost.h"

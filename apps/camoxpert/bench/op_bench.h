@@ -1,7 +1,7 @@
 // camoxpert bench op: single operations at the network's shapes.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "core/device.h"

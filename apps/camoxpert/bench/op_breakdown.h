@@ -1,7 +1,7 @@
 // Where the time of one run goes, as a table.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 
 #include "apps/camoxpert/bench/op_profile.h"
 

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "apps/camoxpert/bench/network_bench.h"

@@ -1,7 +1,7 @@
 // camoxpert bench table: training and inference in one call, beside their floors and a PyTorch peer.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "apps/camoxpert/bench/network_workloads.h"

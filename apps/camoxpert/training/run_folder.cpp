@@ -1,5 +1,7 @@
 #include "apps/camoxpert/training/run_folder.h"
 
+#include <nlohmann/json.hpp>
+
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/atomic_file.h"

@@ -1,5 +1,7 @@
 #include "apps/camoxpert/training/train_options.h"
 
+#include <CLI/CLI.hpp>
+
 #include "apps/camoxpert/bad_images.h"
 #include "apps/camoxpert/training/on_nan.h"
 #include "apps/camoxpert/training/validation.h"

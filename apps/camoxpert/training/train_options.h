@@ -1,12 +1,15 @@
 // The settings of a training run. Flag names are those of the reference.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 
 #include "apps/camoxpert/common_options.h"
 #include "models/camoxpert/network.h"
+
+namespace CLI {
+class App;
+}
 
 namespace camo::app {
 
