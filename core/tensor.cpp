@@ -107,11 +107,11 @@ Device default_device() { return default_device_of_thread; }
 void set_default_device(Device device) { default_device_of_thread = device; }
 
 Tensor empty(const Shape& shape, DType dtype, Device device) {
+  constexpr int64_t kMostBytes = int64_t{1} << 62;  // allocators round up
   int64_t bytes = size_in_bytes(dtype);
   for (int64_t extent : shape) {
     CAMO_CHECK(extent >= 0, "tensor: extents must not be negative; got ", shape);
-    CAMO_CHECK(extent == 0 || bytes <= std::numeric_limits<int64_t>::max() / extent, "tensor: shape ", shape,
-               " has too many elements");
+    CAMO_CHECK(extent == 0 || bytes <= kMostBytes / extent, "tensor: shape ", shape, " has too many elements");
     bytes *= extent;
   }
   auto impl = std::make_shared<TensorImpl>();

@@ -45,7 +45,8 @@ void check_options(const LoaderOptions& options) {
   check(options.image_size >= 1 && options.image_size <= kMaxImageSide, "image size must be within 1 and 32768",
         options.image_size);
   check(options.batch_size >= 1, "batch size must be at least 1", options.batch_size);
-  check(options.workers >= 0 && options.workers <= 256, "number of workers must be within 0 and 256", options.workers);
+  check(options.workers >= 0 && options.workers <= LoaderOptions::kMostWorkers,
+        "number of workers must be within 0 and 256", options.workers);
   check(options.prefetch_batches >= 1, "batches to prefetch must be at least 1", options.prefetch_batches);
   check(options.max_bad_images >= 0, "number of bad images to skip must not be negative", options.max_bad_images);
   check(options.world_size >= 1, "world size must be at least 1", options.world_size);

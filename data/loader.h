@@ -23,6 +23,7 @@ AugmentationSet parse_augmentation_set(const std::string& name);
 struct LoaderOptions {
   int image_size = 384;
   int64_t batch_size = 8;
+  static constexpr int kMostWorkers = 256;
   int workers = 2;           // 0: next() decodes in the calling thread
   int prefetch_batches = 4;  // ready or in work beyond the one handed out last
   bool shuffle = true;       // another order in every epoch

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "apps/camoxpert/max_or_nan.h"
 #include "core/autograd.h"
 #include "core/random.h"
 #include "ops/elementwise.h"
@@ -106,7 +107,7 @@ double largest_difference(const Tensor& got, const Tensor& expected, bool relati
   double worst = 0, scale = 1;
   for (size_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(a[i] - b[i]);
-    worst = std::isnan(difference) ? difference : std::max(worst, difference);
+    worst = max_or_nan(worst, difference);
     scale = std::max(scale, std::abs(b[i]));
   }
   return relative ? worst / scale : worst;
@@ -156,7 +157,7 @@ AttentionError attention_error(const AttentionShape& shape, DType dtype, Device 
   const Tensors got = run(narrow, backend), expected = run(wide, AttentionBackend::math);
   AttentionError error{largest_difference(got[0], expected[0], false), 0};
   for (size_t i = 1; i < 4; ++i) {
-    error.gradient = std::max(error.gradient, largest_difference(got[i], expected[i], true));
+    error.gradient = max_or_nan(error.gradient, largest_difference(got[i], expected[i], true));
   }
   return error;
 }

@@ -1,7 +1,6 @@
 // camoxpert bench: the time of training steps and of forward passes, with a breakdown by operation or as a table beside
 // a peer's; of single operations; or the rate of a loader.
 #include <CLI/CLI.hpp>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "apps/camoxpert/bench/attention_bench.h"
@@ -10,6 +9,8 @@
 #include "apps/camoxpert/bench/op_bench.h"
 #include "apps/camoxpert/bench/table.h"
 #include "apps/camoxpert/commands.h"
+#include "apps/camoxpert/json_text.h"
+#include "core/atomic_file.h"
 #include "core/error.h"
 
 namespace camo::app {
@@ -28,9 +29,7 @@ struct BenchOptions {
 
 void write_json(const std::string& path, const nlohmann::json& value) {
   if (path.empty()) return;
-  std::ofstream file(path);
-  file << value.dump(1) << '\n';
-  CAMO_CHECK(file.good(), "bench: can't write ", path);
+  write_file_atomically(path, json_text(value, 1) + "\n");
 }
 
 nlohmann::json measure(BenchOptions options) {

@@ -7,6 +7,7 @@
 
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/json_text.h"
 #include "apps/camoxpert/progress.h"
 #include "core/atomic_file.h"
 #include "data/check_dataset.h"
@@ -34,7 +35,7 @@ std::string to_json(const DatasetReport& report) {
   for (const DatasetFinding& finding : report.findings) {
     file["findings"].push_back({{"error", finding.is_error}, {"kind", finding.kind}, {"message", finding.message}});
   }
-  return file.dump(1) + "\n";
+  return json_text(file, 1) + "\n";
 }
 
 void run_check_data(const CheckDataOptions& options) {

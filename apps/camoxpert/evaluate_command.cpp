@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <map>
 #include <string_view>
 
 #include "apps/camoxpert/bad_images.h"
@@ -74,16 +75,20 @@ std::vector<PredictionFile> find_predictions(const EvaluateOptions& options, std
                   "--gt: the folder holds no jpg, jpeg, png or bmp file; got ", options.gt);
   const auto predictions = pictures_by_stem(options.pred);
   std::vector<PredictionFile> files;
+  std::map<fs::path, fs::path> masks;  // of predictions
   for (const Sample& sample : wanted) {
     const auto found = predictions.find(sample.mask.stem().string());
     if (found == predictions.end()) {
       left_out.push_back(concat_text(sample.mask.string(), ": has no prediction of the same name in ", options.pred));
       continue;
     }
+    const auto [used, is_first] = masks.emplace(found->second, sample.mask);
+    CAMO_CHECK_CODE(data, is_first, "--pred: ", found->second.string(), " has the name of two masks, ",
+                    used->second.string(), " and ", sample.mask.string(), "; score the data sets one by one");
     files.push_back({sample.name, found->second, sample.mask, sample.image});
   }
-  if (files.size() < predictions.size())
-    fmt::print("{} files in {} have no mask and are not scored\n", predictions.size() - files.size(), options.pred);
+  if (masks.size() < predictions.size())
+    fmt::print("{} files in {} have no mask and are not scored\n", predictions.size() - masks.size(), options.pred);
   return files;
 }
 

@@ -11,6 +11,7 @@
 
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/max_or_nan.h"
 #include "core/atomic_file.h"
 #include "data/image.h"
 #include "data/synthetic.h"
@@ -131,7 +132,7 @@ void verify(const Options& options, const CamoXpert& network, int64_t size) {
     const auto compare = [&](const std::vector<float>& theirs) {
       double difference = 0, largest = 0;
       for (size_t j = 0; j < pixels; ++j) {
-        difference = std::max(difference, std::abs(double{ours[j]} - theirs[i * pixels + j]));
+        difference = max_or_nan(difference, std::abs(double{ours[j]} - theirs[i * pixels + j]));
         largest = std::max(largest, std::abs(double{ours[j]}));
       }
       const std::string name = i < options.pictures.size() ? options.pictures[i] : "a procedural picture";
@@ -139,13 +140,13 @@ void verify(const Options& options, const CamoXpert& network, int64_t size) {
         fmt::print("{}: largest difference {:.2e}, largest logit {:.3f}\n", name, difference, largest);
       return difference;
     };
-    worst = std::max(worst, compare(single));
-    if (i < 2) batch_worst = std::max(batch_worst, compare(batch));
+    worst = max_or_nan(worst, compare(single));
+    if (i < 2) batch_worst = max_or_nan(batch_worst, compare(batch));
   }
   fmt::print("largest difference {:.2e} one by one, {:.2e} in a batch of two\n", worst, batch_worst);
   // Written so that not-a-number fails as well.
   CAMO_CHECK(worst <= options.tolerance && batch_worst <= options.tolerance, "--verify: the outputs must agree within ",
-             options.tolerance, "; got ", std::max(worst, batch_worst));
+             options.tolerance, "; got ", max_or_nan(worst, batch_worst));
 }
 
 void run(const Options& options) {

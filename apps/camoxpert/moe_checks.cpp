@@ -5,6 +5,7 @@
 #include <numeric>
 #include <set>
 
+#include "apps/camoxpert/max_or_nan.h"
 #include "core/error.h"
 #include "ops/elementwise.h"
 #include "ops/shape_ops.h"
@@ -68,17 +69,17 @@ void MoeChecks::check_choice(const std::vector<int64_t>& chosen, const double* l
   double total = 0, sum = 0;
   for (const int64_t e : chosen) total += std::exp(logits[e] - logits[chosen.front()]);
   for (size_t i = 0; i < chosen.size(); ++i) {
-    weight_ = std::max(weight_, std::abs(weights[i] - std::exp(logits[chosen[i]] - logits[chosen.front()]) / total));
+    weight_ = max_or_nan(weight_, std::abs(weights[i] - std::exp(logits[chosen[i]] - logits[chosen.front()]) / total));
     sum += weights[i];
   }
-  weight_ = std::max(weight_, std::abs(sum - 1));
+  weight_ = max_or_nan(weight_, std::abs(sum - 1));
 }
 
 void MoeChecks::check_mixture(const Layer& layer, const StageTrace& trace, const RoutingReport& routing,
                               int64_t picture) {
   const Tensor x = contiguous(slice(trace.enhanced, 0, picture, picture + 1));
-  gate_ = std::max(gate_, relative_difference(values_of((*layer.gate)(x)),
-                                              values_of(slice(trace.gate_logits, 0, picture, picture + 1))));
+  gate_ = max_or_nan(gate_, relative_difference(values_of((*layer.gate)(x)),
+                                                values_of(slice(trace.gate_logits, 0, picture, picture + 1))));
   const std::vector<double> weights = values_of(slice(routing.weights, 0, picture, picture + 1));
   const std::vector<int64_t>& chosen = routing.chosen[static_cast<size_t>(picture)];
   std::vector<double> sum(static_cast<size_t>(x.numel()));
@@ -86,7 +87,7 @@ void MoeChecks::check_mixture(const Layer& layer, const StageTrace& trace, const
     const std::vector<double> y = values_of((*layer.experts[static_cast<size_t>(chosen[i])])(x));
     for (size_t p = 0; p < y.size(); ++p) sum[p] += weights[i] * y[p];
   }
-  mixture_ = std::max(mixture_, relative_difference(sum, values_of(slice(trace.mixed, 0, picture, picture + 1))));
+  mixture_ = max_or_nan(mixture_, relative_difference(sum, values_of(slice(trace.mixed, 0, picture, picture + 1))));
 }
 
 void MoeChecks::add(const Tensor& x) {
@@ -112,7 +113,7 @@ void MoeChecks::add(const Tensor& x) {
     const double choices = static_cast<double>(x.size(0) * chosen_per_image_),
                  experts = static_cast<double>(counts.size());
     for (const int64_t count : counts) squares += std::pow(static_cast<double>(count) / choices - 1 / experts, 2);
-    loss_ = std::max(loss_, std::abs(0.001 * squares / experts - routing.aux));
+    loss_ = max_or_nan(loss_, std::abs(0.001 * squares / experts - routing.aux));
     for (size_t e = 0; e < counts.size(); ++e) stages_[s].counts[e] += counts[e];
   }
 }

@@ -11,6 +11,7 @@
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
 #include "apps/camoxpert/folder_lock.h"
+#include "apps/camoxpert/json_text.h"
 #include "apps/camoxpert/progress.h"
 #include "core/atomic_file.h"
 #include "core/parallel.h"
@@ -61,7 +62,7 @@ void check_output_folder(const PrepareOptions& options) {
                   options.output, ", which has no ", kSettingsFile);
   const auto found = nlohmann::json::parse(std::ifstream(settings_file), nullptr, false);
   CAMO_CHECK_CODE(data, found == nlohmann::json(settings_of(options)), "--output: ", settings_file.string(),
-                  " is of a copy with other settings: ", found.dump(), "; wanted ", settings_of(options).dump(),
+                  " is of a copy with other settings: ", json_text(found), "; wanted ", json_text(settings_of(options)),
                   "; use another folder or remove this one");
 }
 
@@ -122,7 +123,7 @@ void run_prepare(const PrepareOptions& options) {
   std::set<fs::path> folders;
   for (const Job& job : jobs) folders.insert({job.image.parent_path(), job.mask.parent_path()});
   for (const fs::path& folder : folders) remove_leftovers(folder);
-  write_file_atomically(fs::path(options.output) / kSettingsFile, settings_of(options).dump(1) + "\n");
+  write_file_atomically(fs::path(options.output) / kSettingsFile, json_text(settings_of(options), 1) + "\n");
 
   Progress progress("prepare", static_cast<int64_t>(jobs.size()), "pairs");
   TolerantReader<bool> reader(jobs.size(), bad, [&](size_t i) {

@@ -11,6 +11,7 @@
 #include "apps/camoxpert/attention_timing.h"
 #include "apps/camoxpert/commands.h"
 #include "apps/camoxpert/common_options.h"
+#include "apps/camoxpert/max_or_nan.h"
 #include "apps/camoxpert/progress.h"
 #include "core/error.h"
 #include "core/random.h"
@@ -40,7 +41,7 @@ struct Difference {
     const auto x = a.to_vector<double>(), y = b.to_vector<double>();
     for (size_t i = 0; i < x.size(); ++i) {
       const double difference = std::abs(x[i] - y[i]);
-      max = difference <= max ? max : difference;  // NaN stays
+      max = max_or_nan(max, difference);
       sum += difference;
       largest = std::max(largest, std::abs(y[i]));
     }
@@ -187,7 +188,7 @@ bool verify_network(const VerifyOptions& options, Device device) {
       Difference one;
       one.add(flash.gradients[i], standard.gradients[i]);
       gradient.add(flash.gradients[i], standard.gradients[i]);
-      relative = one.max / std::max(one.largest, 1e-6) <= relative ? relative : one.max / std::max(one.largest, 1e-6);
+      relative = max_or_nan(relative, one.max / std::max(one.largest, 1e-6));
     }
   }
   const bool outputs_ok = output.max <= kOutput * largest_logit, gradients_ok = relative <= kGradient;

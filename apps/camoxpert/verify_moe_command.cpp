@@ -55,8 +55,10 @@ void run_verify_moe(const VerifyMoeOptions& options) {
   CAMO_CHECK_CODE(usage, options.batch_size >= 1, "--batch-size: must be at least 1; got ", options.batch_size);
   CAMO_CHECK_CODE(usage, options.num_samples >= 0, "--num-samples: must not be negative; got ", options.num_samples);
   check_img_size(options.img_size);
-  BadImages bad(parse_on_bad_image(options.on_bad_image));
-  std::vector<Sample> samples = find_dataset(options.dataset_path, Split::test).samples;
+  const int64_t limit = parse_on_bad_image(options.on_bad_image);
+  Dataset dataset = find_dataset(options.dataset_path, Split::test, Unpaired::collect);
+  std::vector<Sample> samples = std::move(dataset.samples);
+  BadImages bad(limit, std::move(dataset.unpaired));
   if (options.num_samples > 0 && options.num_samples < static_cast<int64_t>(samples.size()))
     samples.resize(static_cast<size_t>(options.num_samples));
   const LoadedCheckpoint loaded = load_checkpoint(options.checkpoint);

@@ -95,6 +95,13 @@ TEST(Evaluate, WritesTablesAndAReport) {
   EXPECT_GT(decode_image(small.path("sheet.png"), 3).height, 64);
 }
 
+TEST(Evaluate, OnePredictionForTwoMasks) {
+  const test::SmallData& small = small_data();
+  expect_failure("evaluate --pred " + small.data() + "/Test/GT --dataset-path " + small.data() + "/Test+" +
+                     small.data() + "/Train",
+                 3, "has the name of two masks, " + small.data() + "/Test/GT/00001.png and ");
+}
+
 TEST(Evaluate, ReportOfPredictions) {
   const test::SmallData& small = small_data();
   const std::string masks = small.data() + "/Test/GT";

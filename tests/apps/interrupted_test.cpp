@@ -85,6 +85,26 @@ TEST(Interrupted, AConfigurationTakenBackReplacesNothing) {
   expect_success(train(run) + " --max-steps 1 --overwrite");
   EXPECT_THAT(read_text(run + "/config.toml"), HasSubstr("overwrite=false"));
   expect_failure("train --config " + run + "/config.toml", 2, "holds a run; give --resume auto");
+  for (const char* typed : {"=1", "=on", "=TRUE"}) {
+    expect_success(train(run) + " --max-steps 1 --use-ema" + typed + " --overwrite" + typed);
+    EXPECT_THAT(read_text(run + "/config.toml"), HasSubstr("overwrite=false"));
+    EXPECT_THAT(read_text(run + "/config.toml"), HasSubstr("use-ema=true"));
+  }
+  expect_failure("train --config " + run + "/config.toml", 2, "holds a run; give --resume auto");
+}
+
+TEST(Interrupted, GoingOnInTheFolderOfAnotherRun) {
+  const std::string first = small_data().path("first"), second = small_data().path("second");
+  const auto steps = [](const std::string& run) { return read_text(run + "/metrics.jsonl"); };
+  expect_success(train(first) + " --max-steps 3");
+  expect_success(train(second) + " --max-steps 2 --seed 3");
+  const std::string config = read_text(second + "/config.toml"), metrics = steps(second);
+  const std::string go_on = train(second) + " --max-steps 3 --resume " + first + "/checkpoints/best.safetensors";
+  expect_failure(go_on, 2, second + " holds another run than that of --resume; give --overwrite to replace it");
+  EXPECT_EQ(read_text(second + "/config.toml"), config);
+  EXPECT_EQ(steps(second), metrics);
+  expect_success(go_on + " --overwrite");
+  EXPECT_EQ(steps(second).find("\"step\":1,"), std::string::npos);
 }
 
 }  // namespace

@@ -29,6 +29,17 @@ TEST(VerifyMoe, ChecksRoutingAndShowsUsage) {
   EXPECT_THAT(expect_success(verify() + " --num-samples 2"), HasSubstr("2 pictures"));
 }
 
+TEST(VerifyMoe, LeavesOutUnpairedPictures) {
+  const std::filesystem::path data = small_data().copy_of_data("unpaired");
+  ASSERT_TRUE(std::filesystem::remove(data / "Test/GT/00001.png"));
+  const std::string command =
+      "verify-moe --dataset-path " + data.string() + " --checkpoint " + small_data().checkpoint();
+  expect_failure(command, 3, "00001");
+  const std::string output = expect_success(command + " --on-bad-image skip:1");
+  EXPECT_THAT(output, HasSubstr("left out: "));
+  EXPECT_THAT(output, HasSubstr("4 pictures, edgenext_xx_small"));
+}
+
 TEST(VerifyMoe, Refuses) {
   expect_failure(verify() + " --num-samples -1", 2, "--num-samples: must not be negative; got -1");
   expect_failure(verify() + " --batch-size 0", 2, "--batch-size: must be at least 1; got 0");

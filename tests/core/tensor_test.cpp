@@ -161,6 +161,7 @@ TEST(Tensor, ErrorsSayWhatCame) {
   EXPECT_ERROR(add_into(x, zeros({2, 3}, f64)), "shapes, dtypes and devices must be equal");
   EXPECT_ERROR(empty({-1, 2}), "must not be negative; got [-1, 2]");
   EXPECT_ERROR(empty({int64_t{1} << 40, int64_t{1} << 40}), "too many elements");
+  EXPECT_ERROR(empty({INT64_MAX}, u8), "too many elements");
   EXPECT_ERROR(from_vector<float>({1, 2}, {3}), "has 3 elements; got 2 values");
   EXPECT_ERROR(zeros({2}, i64).set_requires_grad(true), "only floating tensors");
   EXPECT_ERROR((Shape{1, 1, 1, 1, 1, 1, 1, 1, 1}), "at most 8 dimensions");

@@ -1,6 +1,10 @@
 // The small parts of training: policies, schedules, configurations, state as text.
 #include <gmock/gmock.h>
 
+#include <cmath>
+
+#include "apps/camoxpert/json_text.h"
+#include "apps/camoxpert/max_or_nan.h"
 #include "apps/camoxpert/training/loss_means.h"
 #include "apps/camoxpert/training/on_nan.h"
 #include "apps/camoxpert/training/report.h"
@@ -122,6 +126,23 @@ TEST(Configs, WhatMayChange) {
               ElementsAre(HasSubstr("warning: --lr is 0.2 now, and was 0.1 before")));
   EXPECT_ERROR(compare_configs(stored, "[train]\nseed=2\nlr=0.1\n"),
                "--resume: --seed must be that of the stopped run, 1; got 2; give the same value, or start a new run");
+  EXPECT_THAT(compare_configs("lr=0.001\nepochs=20\n", "lr=1e-3\nepochs=2e1\n"), SizeIs(0));
+  EXPECT_THAT(compare_configs("lr=0.001\n", "lr=1e-3x\n"), SizeIs(1));
+  EXPECT_ERROR(compare_configs("best-by=\"iou\"\n", "best-by=\"s-measure\"\n"), "--best-by must be that of");
+}
+
+TEST(Differences, NotANumberStays) {
+  const double nan = std::nan("");
+  EXPECT_EQ(max_or_nan(1, 2), 2);
+  EXPECT_EQ(max_or_nan(2, 1), 2);
+  EXPECT_TRUE(std::isnan(max_or_nan(1, nan)));
+  EXPECT_TRUE(std::isnan(max_or_nan(nan, 1)));
+  EXPECT_TRUE(std::isnan(max_or_nan(nan, nan)));
+}
+
+TEST(JsonText, NamesThatAreNotUtf8) {
+  EXPECT_EQ(json_text({{"name", "caf\xe9.jpg"}}), "{\"name\":\"caf\ufffd.jpg\"}");
+  EXPECT_EQ(json_text({1, 2}, 1), "[\n 1,\n 2\n]");
 }
 
 TEST(Report, ExpertTable) {

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/camoxpert/json_text.h"
+
 namespace camo::app {
 
 namespace {
@@ -46,7 +48,7 @@ std::string to_json(const EvaluationResult& result) {
     row.update(object(result.per_image[i]));
     file["per_image"].push_back(row);
   }
-  return file.dump(1) + "\n";
+  return json_text(file, 1) + "\n";
 }
 
 std::string to_csv(const EvaluationResult& result) {

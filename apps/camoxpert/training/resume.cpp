@@ -37,15 +37,20 @@ std::optional<ResumePoint> newest_resume_point(const fs::path& run, std::vector<
   return newest;
 }
 
+bool is_of_run(const fs::path& file, const fs::path& run) {
+  return fs::weakly_canonical(file).parent_path() == fs::weakly_canonical(run / "checkpoints");
+}
+
 std::optional<ResumePoint> find_resume_point(const TrainOptions& options, const std::string& config,
                                              const std::string& data_fingerprint, std::vector<std::string>& warnings) {
   const fs::path run = options.checkpoint_dir;
-  if (options.resume.empty()) {
-    CAMO_CHECK_CODE(usage, options.overwrite || !fs::exists(checkpoint_path(run, "last")),
-                    "--checkpoint-dir: ", run.string(),
-                    " holds a run; give --resume auto to go on, --overwrite to replace it, or another folder");
-    return std::nullopt;
-  }
+  const bool goes_on = options.resume == "auto" || (!options.resume.empty() && is_of_run(options.resume, run));
+  CAMO_CHECK_CODE(
+      usage, goes_on || options.overwrite || !fs::exists(checkpoint_path(run, "last")),
+      "--checkpoint-dir: ", run.string(), " holds ",
+      options.resume.empty() ? "a run; give --resume auto to go on, " : "another run than that of --resume; give ",
+      "--overwrite to replace it, or another folder");
+  if (options.resume.empty()) return std::nullopt;
   std::optional<ResumePoint> point;
   if (options.resume == "auto") point = newest_resume_point(run, warnings);
   else point = read_resume_point(options.resume);

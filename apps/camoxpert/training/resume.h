@@ -25,8 +25,12 @@ ResumePoint read_resume_point(const std::filesystem::path& file);
 /// `warnings`. Throws ErrorCode::checkpoint when there are some, but all are damaged.
 std::optional<ResumePoint> newest_resume_point(const std::filesystem::path& run, std::vector<std::string>& warnings);
 
+/// Whether a checkpoint is one of a run folder's own.
+bool is_of_run(const std::filesystem::path& file, const std::filesystem::path& run);
+
 /// By --resume, --checkpoint-dir and --overwrite: where to go on, or nothing for a new run. Throws when the folder
-/// holds a run and neither --resume nor --overwrite is given, and when the checkpoint is of a run with other settings
+/// holds a run that is neither gone on with nor given up by --overwrite, and when the checkpoint is of a run with other
+/// settings
 /// (`config`) or data.
 std::optional<ResumePoint> find_resume_point(const TrainOptions& options, const std::string& config,
                                              const std::string& data_fingerprint, std::vector<std::string>& warnings);

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "apps/camoxpert/json_text.h"
 #include "apps/camoxpert/progress.h"
 #include "apps/camoxpert/system_info.h"
 #include "core/atomic_file.h"
@@ -41,11 +42,12 @@ void cut_metrics(const fs::path& path, int64_t step) {
 
 }  // namespace
 
-RunFolder::RunFolder(const fs::path& path, const std::string& config_toml, int64_t resume_step) : path_(path) {
+RunFolder::RunFolder(const fs::path& path, const std::string& config_toml, int64_t resume_step, bool replaces)
+    : path_(path) {
   try {
     fs::create_directories(path);
     lock_.emplace("--checkpoint-dir", path);
-    if (resume_step < 0) remove_old_run(path);
+    if (replaces) remove_old_run(path);
     for (const char* folder : {"checkpoints", "samples"}) fs::create_directories(path / folder);
     for (const fs::path& folder : {path, path / "checkpoints", path / "samples"}) remove_leftovers(folder);
   } catch (const fs::filesystem_error& error) {
@@ -55,7 +57,7 @@ RunFolder::RunFolder(const fs::path& path, const std::string& config_toml, int64
   write_file_atomically(path / "config.toml", config_toml);
   nlohmann::json environment;
   for (const auto& [key, value] : system_info()) environment[key] = value;
-  write_file_atomically(path / "env.json", environment.dump(2) + "\n");
+  write_file_atomically(path / "env.json", json_text(environment, 2) + "\n");
   if (resume_step >= 0) cut_metrics(path / "metrics.jsonl", resume_step);
   log_.open(path / "log.txt", std::ios::app);
   metrics_.open(path / "metrics.jsonl", std::ios::app);
@@ -69,12 +71,13 @@ void RunFolder::log(const std::string& line) {
 }
 
 void RunFolder::add_metrics(const nlohmann::json& row) {
-  metrics_ << row.dump() << std::endl;
-  CAMO_CHECK_CODE(data, metrics_.good(), (path_ / "metrics.jsonl").string(), ": can't be written; is the disk full?");
+  metrics_ << json_text(row) << std::endl;
+  CAMO_CHECK_CODE(checkpoint, metrics_.good(), (path_ / "metrics.jsonl").string(),
+                  ": can't be written; is the disk full?");
 }
 
 void RunFolder::write_history(const nlohmann::json& rows) const {
-  write_file_atomically(path_ / "history.json", rows.dump(2) + "\n");
+  write_file_atomically(path_ / "history.json", json_text(rows, 2) + "\n");
 }
 
 fs::path RunFolder::sample(std::string_view name) const { return path_ / "samples" / (std::string(name) + ".png"); }

@@ -17,15 +17,15 @@ namespace camo::app {
 
 class RunFolder {
  public:
-  /// Makes the folders and writes config.toml and env.json. A run that goes on after `resume_step` (not negative) keeps
-  /// the log, and the metrics up to that step; otherwise what an earlier run wrote is removed. The folder is locked as
+  /// Makes the folders and writes config.toml and env.json. With `replaces` what an earlier run wrote is removed;
+  /// otherwise its log is kept, and its metrics up to `resume_step` (negative: of a new run). The folder is locked as
   /// long as this lives. Throws ErrorCode::data when the folder can't be written, ErrorCode::usage when another process
   /// trains in it.
-  RunFolder(const std::filesystem::path& path, const std::string& config_toml, int64_t resume_step);
+  RunFolder(const std::filesystem::path& path, const std::string& config_toml, int64_t resume_step, bool replaces);
 
   /// Shows a line and keeps it in log.txt.
   void log(const std::string& line);
-  /// One line of metrics.jsonl. Throws ErrorCode::data when it can't be written.
+  /// One line of metrics.jsonl. Throws ErrorCode::checkpoint when it can't be written.
   void add_metrics(const nlohmann::json& row);
   /// history.json: a row per validation.
   void write_history(const nlohmann::json& rows) const;

@@ -2,10 +2,13 @@
 
 #include <fmt/core.h>
 
+#include <charconv>
 #include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
+#include "apps/camoxpert/json_text.h"
 #include "core/error.h"
 
 namespace camo {
@@ -24,7 +27,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunState, stage, epoch, batch, step, stage_st
                                    skipped_steps, rollbacks, images, seconds, training_seconds, history,
                                    data_fingerprint, config, scaler)
 
-std::string to_text(const RunState& state) { return nlohmann::json(state).dump(); }
+std::string to_text(const RunState& state) { return json_text(state); }
 
 /// The JSON library cuts fractions off where a whole number is wanted, and has no defined result for large ones.
 static void require_whole_numbers(const nlohmann::json& value, const std::string& name, const std::string& source) {
@@ -59,12 +62,23 @@ std::map<std::string, std::string> settings(const std::string& config) {
   return found;
 }
 
+/// Whether two values of a flag say the same: 1e-3 and 0.001 do.
+bool same_value(const std::string& a, const std::string& b) {
+  const auto number = [](const std::string& text) -> std::optional<double> {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+    return value;
+  };
+  return a == b || (number(a) && number(a) == number(b));
+}
+
 }  // namespace
 
 std::vector<std::string> compare_configs(const std::string& stored, const std::string& current) {
   static const std::set<std::string> kFixed{
       "backbone", "num-experts", "attention-heads", "deep-supervision", "batch-size", "accumulation-steps",
-      "seed",     "use-ema",     "max-steps",       "stage1-epochs",    "epochs"};
+      "seed",     "use-ema",     "max-steps",       "stage1-epochs",    "epochs",     "best-by"};
   // What changes no number, or is compared by what it means.
   static const std::set<std::string> kFree{"dataset-path",
                                            "checkpoint-dir",
@@ -88,7 +102,7 @@ std::vector<std::string> compare_configs(const std::string& stored, const std::s
   std::vector<std::string> warnings;
   for (const auto& [flag, value] : now) {
     const auto found = before.find(flag);
-    if (kFree.contains(flag) || found == before.end() || found->second == value) continue;
+    if (kFree.contains(flag) || found == before.end() || same_value(found->second, value)) continue;
     CAMO_CHECK_CODE(usage, !kFixed.contains(flag), "--resume: --", flag, " must be that of the stopped run, ",
                     found->second, "; got ", value, "; give the same value, or start a new run");
     warnings.push_back(

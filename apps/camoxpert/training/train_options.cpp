@@ -94,7 +94,7 @@ void TrainOptions::check() const {
   at_least("--stage1-epochs", static_cast<double>(stage1_epochs), 0);
   at_least("--batch-size", static_cast<double>(batch_size), 1);
   within("--accumulation-steps", accumulation_steps, 1, kMany);
-  within("--num-workers", num_workers, 0, 1024);
+  within("--num-workers", num_workers, 0, LoaderOptions::kMostWorkers);
   within("--cache-mb", cache_mb, 0, int64_t{1} << 30);
   at_least("--weight-decay", weight_decay, 0);
   at_least("--max-steps", static_cast<double>(max_steps), 0);

@@ -38,7 +38,9 @@ Trainer::Trainer(const TrainOptions& options, const std::string& config_toml)
   state_.config = config_;
   state_.data_fingerprint = data_.fingerprint();
   make_stepper();
-  folder_ = std::make_unique<RunFolder>(options_.checkpoint_dir, config_, resumed_ ? state_.step : -1);
+  const bool goes_on = resumed_ && is_of_run(resume_point->file, options_.checkpoint_dir);
+  folder_ = std::make_unique<RunFolder>(options_.checkpoint_dir, config_, resumed_ ? state_.step : -1, !goes_on);
+  saves_at_once_ = resumed_ && options_.resume != "auto";
 }
 
 void Trainer::make_loader() {
@@ -366,6 +368,7 @@ void Trainer::run_stages() {
   while (true) {
     const Stage& stage = stages_[static_cast<size_t>(state_.stage)];
     begin_stage(stage);
+    if (std::exchange(saves_at_once_, false)) save("last");
     const auto has_more = [&] {  // an epoch that was begun is ended, even when all its steps are done
       return state_.batch > 0 || (state_.epoch < stage.end_epoch && state_.stage_step < stage.steps);
     };

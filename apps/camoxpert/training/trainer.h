@@ -91,6 +91,7 @@ class Trainer {
   RunState state_;
   StateDict restored_optimizer_;  // until the stage begins
   bool resumed_ = false;
+  bool saves_at_once_ = false;  // the folder's last checkpoint is not the one that this run goes on from
   bool out_of_time_ = false;
   int64_t rollbacks_in_a_row_ = 0;  // without a new checkpoint that holds new steps
   bool progressed_ = false;         // since the last rollback
