@@ -74,7 +74,8 @@ std::vector<DeviceInfo> read_device_infos() {
     cudaDeviceProp properties;
     CAMO_CUDA(cudaGetDeviceProperties(&properties, i));
     infos.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount,
-                     static_cast<int64_t>(properties.totalGlobalMem)});
+                     static_cast<int64_t>(properties.totalGlobalMem),
+                     static_cast<int64_t>(properties.sharedMemPerBlockOptin)});
   }
   return infos;
 }

@@ -37,6 +37,7 @@ struct DeviceInfo {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0;
   int64_t total_bytes = 0;
+  int64_t shared_bytes = 0;  // of shared memory that a block may have
 };
 const DeviceInfo& device_info(Device device);
 /// What kernels may use on a device: its compute capability, major * 10 + minor, or the one they were compiled for

@@ -32,6 +32,7 @@ struct Line {
   int64_t tokens;      // queries and keys at most
   int64_t least_keys;  // automatic takes flash from this many keys on
   int64_t least_tokens = 1;
+  int64_t shared_kib = 0;  // of shared memory that a block takes, where some devices have less
 };
 /// Microseconds are of an H100, bf16, batch 16, 8 heads.
 constexpr Line kTable[] = {
@@ -42,35 +43,40 @@ constexpr Line kTable[] = {
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 32, 80, kAny, 0},
     // Keys and values in shared memory. D 64 N 144, 324, 400 and 676: 7.2, 17.4, 18.1 and 38.2, streaming 8.2, 17.5,
     // 22.9 and 46.5. D 73 N 100 and 144: 8.1 and 9.5, narrow 9.7 and 12.0. Fewer tokens were not measured.
-    {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 49, 64, kAny, 720, 0, 144},
-    {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 49, 64, kAny, 720, 0, 144},
-    {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 65, 80, kAny, 144, 0, 100},
-    {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 65, 80, kAny, 144, 0, 100},
-    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 65, 80, 80, 144, 0},
-    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 65, 80, 80, 144, 0},
+    {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 49, 64, 64, 720, 0, 144},
+    {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 49, 64, 64, 720, 0, 144},
+    {"flash (f16 resident)", Kernel::resident, Pass::forward, kCuda, DType::f16, 90, 65, 80, 80, 144, 0, 100},
+    {"flash (bf16 resident)", Kernel::resident, Pass::forward, kCuda, DType::bf16, 90, 65, 80, 80, 144, 0, 100},
+    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 65, 80, 80, 144, 0, 1, 108},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 65, 80, 80, 144, 0, 1, 108},
     // Backward, D 10 and 20: narrow 6504 and 657, mma 17800 and 1466, wgmma 19800 and 962. D 73 N 144: whole heads 24,
     // wgmma for short sequences 28, for long ones 76; their 146 KiB of shared memory fit devices of 9.0.
     {"flash (f16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::f16, 80, 1, 21, 24, kAny, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::backward, kCuda, DType::bf16, 80, 1, 21, 24, kAny, 0},
-    {"flash (f16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::f16, 90, 22, 80, 80, 144, 0},
-    {"flash (bf16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::bf16, 90, 22, 80, 80, 144, 0},
+    {"flash (f16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::f16, 90, 22, 80, 80, 144, 0, 1, 144},
+    {"flash (bf16 whole heads)", Kernel::whole, Pass::backward, kCuda, DType::bf16, 90, 22, 80, 80, 144, 0, 1, 144},
     // As many tokens as fit a block's shared memory. D 36 N 576, D 64 N 400 and N 676: 97, 55 and 131, where wgmma for
     // long sequences takes 129, 88 and 174.
-    {"flash (f16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::f16, 90, 22, 64, kAny, 704, 0},
-    {"flash (bf16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::bf16, 90, 22, 64, kAny, 704, 0},
-    {"flash (f16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::f16, 90, 65, 80, kAny, 288, 0},
-    {"flash (bf16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::bf16, 90, 65, 80, kAny, 288, 0},
+    {"flash (f16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::f16, 90, 22, 64, 64, 704, 0},
+    {"flash (bf16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::bf16, 90, 22, 64, 64, 704, 0},
+    {"flash (f16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::f16, 90, 65, 80, 80, 288, 0},
+    {"flash (bf16 wgmma, short)", Kernel::short_wgmma, Pass::backward, kCuda, DType::bf16, 90, 65, 80, 80, 288, 0},
     // Causal calls reach the first of these; below, mma is as fast.
     {"flash (f16 wgmma)", Kernel::wgmma, Pass::forward, kCuda, DType::f16, 90, 9, 256, kAny, kAny, 0},
     {"flash (bf16 wgmma)", Kernel::wgmma, Pass::forward, kCuda, DType::bf16, 90, 9, 256, kAny, kAny, 0},
     {"flash (f16 wgmma)", Kernel::wgmma, Pass::backward, kCuda, DType::f16, 90, 33, 256, kAny, kAny, 0},
     {"flash (bf16 wgmma)", Kernel::wgmma, Pass::backward, kCuda, DType::bf16, 90, 33, 256, kAny, kAny, 0},
     // Devices without wgmma.
-    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 80, 80, kAny, 0},
-    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 80, 80, kAny, 0},
+    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 64, 64, kAny, 0},
+    {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 80, 80, kAny, 0, 1, 108},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 64, 64, kAny, 0},
+    {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 80, 80, kAny, 0, 1, 108},
     // Masks, dropout and the rest.
-    {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 1, 256, kAny, kAny, 0},
-    {"flash (f16 mma.sync)", Kernel::mma, {}, kCuda, DType::f16, 75, 1, 128, kAny, kAny, 0},
+    {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 1, 80, kAny, kAny, 0},
+    {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 81, 128, kAny, kAny, 0, 1, 133},
+    {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 129, 256, kAny, kAny, 0, 1, 196},
+    {"flash (f16 mma.sync)", Kernel::mma, {}, kCuda, DType::f16, 75, 1, 80, kAny, kAny, 0},
+    {"flash (f16 mma.sync)", Kernel::mma, {}, kCuda, DType::f16, 75, 81, 128, kAny, kAny, 0, 1, 85},
     {"flash (bf16 mma.sync)", Kernel::mma, {}, kCuda, DType::bf16, 80, 1, 128, kAny, kAny, 0},
     // On the CPU the products of the plain one are faster, until its matrix of scores outgrows the caches.
     {"flash (tiled, f32)", Kernel::tiled, {}, kCpu, DType::f32, 0, 1, 16, kAny, kAny, 256},
@@ -83,6 +89,13 @@ constexpr Line kTable[] = {
 int capability_of([[maybe_unused]] Device device) {
 #ifdef CAMO_WITH_CUDA
   if (device.is_cuda()) return cuda::usable_capability(device);
+#endif
+  return 0;
+}
+
+int64_t shared_kib_of([[maybe_unused]] Device device) {
+#ifdef CAMO_WITH_CUDA
+  if (device.is_cuda()) return cuda::device_info(device).shared_bytes / 1024;
 #endif
   return 0;
 }
@@ -101,7 +114,7 @@ bool takes(const Line& line, const AttentionCase& call) {
   switch (line.kernel) {
     case Kernel::wgmma: return call.plain && runs_wgmma(call.device);
     case Kernel::resident:
-    case Kernel::short_wgmma: return dense && runs_wgmma(call.device);
+    case Kernel::short_wgmma: return dense && packed_window(call.width) <= line.window && runs_wgmma(call.device);
     case Kernel::narrow:
     case Kernel::whole: return dense && packed_window(call.width) <= line.window;
     default: return true;
@@ -130,6 +143,11 @@ Match find(AttentionCase call) {
       }
     } else if (call.width > line.width) {
       if (general) why = concat_text("it takes head dimensions up to ", line.width, "; got ", call.width);
+    } else if (shared_kib_of(call.device) < line.shared_kib) {
+      if (general) {
+        why = concat_text("it needs ", line.shared_kib, " KiB of shared memory a block; ", call.device, " has ",
+                          shared_kib_of(call.device));
+      }
     } else if (takes(line, call)) {
       return {&line, {}};
     }

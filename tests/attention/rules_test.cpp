@@ -47,6 +47,37 @@ TEST(FlashRules, MasksCausalityScaleAndDropout) {
   }
 }
 
+/// As where sequences are padded on the left: the first tiles of some rows are hidden, those of their neighbours not.
+TEST(FlashRules, FirstKeysHidden) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : {10, 20, 36, 64}) {
+      const int64_t queries = 70, keys = 300;
+      std::vector<uint8_t> seen(static_cast<size_t>(queries * keys), 1);
+      for (size_t i = 0; i < seen.size(); ++i) {
+        const size_t query = i / static_cast<size_t>(keys), key = i % static_cast<size_t>(keys);
+        if (query >= 16 && key < 64 + query) seen[i] = 0;
+      }
+      const Tensor mask = to(to(from_vector<uint8_t>(seen, {queries, keys}), default_device()), boolean);
+      AttentionInputs in(1, queries, keys, 2, width, dtype);
+      expect_agrees(in, {.mask = mask}, "first keys hidden");
+      in.q = mul(in.q, full({1}, 0.01, dtype));
+      expect_agrees(in, {.mask = mask}, "first keys hidden, small scores");
+    }
+  }
+}
+
+/// The least finite number in an additive mask is no -infinity: rows that have nothing else weigh all keys alike.
+TEST(FlashRules, LeastFiniteMask) {
+  for (const DType dtype : flash_dtypes()) {
+    if (dtype == f64 || dtype == f16) continue;  // of f32, and what it becomes in bfloat16
+    const AttentionInputs in(1, 20, 70, 1, 20, dtype);
+    const double least = dtype == f32 ? -3.4028234663852886e38 : -3.3895313892515355e38;
+    const AttentionOptions options{.mask = full({20, 70}, least, dtype)};
+    const Tensor expected = run_attention(in, options, AttentionBackend::math).y;
+    EXPECT_TRUE(all_close(to(flash(in, options).y, f32), to(expected, f32), dtype == f32 ? 1e-6 : 4e-3));
+  }
+}
+
 /// Their output and the gradients of their queries are 0, their log-sum-exp is -infinity; keys that no query sees have
 /// zero gradients.
 TEST(FlashRules, RowsAndKeysThatSeeNothing) {

@@ -108,6 +108,26 @@ TEST(FlashSoftmax, AllScoresFarFromZero) {
   }
 }
 
+/// Fewer keys than whole tiles, each score far below zero; and queries and keys of zeros.
+TEST(FlashSoftmax, HiddenKeysOfATile) {
+  for (const DType dtype : flash_dtypes()) {
+    for (const int64_t width : {10, 20, 36, 64, 73}) {
+      for (const int64_t tokens : {50, 100, 400}) {
+        if (default_device().is_cpu() && tokens > 100) continue;
+        AttentionInputs in(1, tokens, tokens, 1, width, dtype);
+        in.q = zeros(in.q.shape(), dtype);
+        expect_agrees(in, {}, "queries of zeros");
+        in.k = zeros(in.k.shape(), dtype);
+        expect_agrees(in, {}, "queries and keys of zeros");
+        in.k = sloping_keys(tokens, width, 0.0078125, dtype);
+        fill(select(in.k, 3, width - 1), -96);
+        in.q = full({1, tokens, 1, width}, 1, dtype);
+        expect_agrees(in, {.scale = 1.0}, "far below zero", 96);
+      }
+    }
+  }
+}
+
 TEST(FlashSoftmax, OneDominantKey) {
   for (const DType dtype : flash_dtypes()) {
     for (const auto& [width, queries, keys] : heads(70, 200)) {

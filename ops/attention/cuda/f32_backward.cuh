@@ -130,7 +130,8 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
     const __half* q_tile = stages + stage * 2 * S::kTileSize;
     const __half* dy_tile = q_tile + S::kTileSize;
     const float q_down = downs[stage][0], dy_down = downs[stage][1];
-    const float unscale = k.down * q_down, unit = Policy::kDense ? unscale * (call.scale * kLog2E) : unscale;
+    const float unscale = k.down * q_down,
+                unit = Policy::kDense ? fmaxf(unscale * (call.scale * kLog2E), kLeastUnit) : unscale;
     const float keep_scale = Policy::kDense ? 1.0f : call.rules.keep_scale;
     const PowerOfTwo scale = gradient_scale<S::kWidth>(dy_down, v.down, keep_scale, downs[stage][2]);
     const float dp_unit = dy_down * v.down * scale.up;
@@ -257,7 +258,8 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
     const __half* k_tile = stages + stage * 2 * S::kTileSize;
     const __half* v_tile = k_tile + S::kTileSize;
     const float k_down = downs[stage][0], v_down = downs[stage][1];
-    const float unscale = q.down * k_down, unit = Policy::kDense ? unscale * (call.scale * kLog2E) : unscale;
+    const float unscale = q.down * k_down,
+                unit = Policy::kDense ? fmaxf(unscale * (call.scale * kLog2E), kLeastUnit) : unscale;
     const float keep_scale = Policy::kDense ? 1.0f : call.rules.keep_scale;
     const PowerOfTwo scale = gradient_scale<S::kWidth>(dy.down, v_down, keep_scale, largest_delta);
     const float dp_unit = dy.down * v_down * scale.up;

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
     const __half* value_tile = key_tile + S::kKeysSize;
     const float unscale = own.down * downs[stage][0], value_down = downs[stage][1];
     // Scores become exponents of 2 by this factor; rules apply it themselves.
-    const float unit = Policy::kDense ? unscale * (call.scale * kLog2E) : 1.0f;
+    const float unit = Policy::kDense ? fmaxf(unscale * (call.scale * kLog2E), kLeastUnit) : 1.0f;
 
     /// Exponents of a chunk, before `unit`; -infinity where hidden.
     const auto score = [&](float(&scores)[kRowTiles][kTiles][4], int chunk) {
@@ -149,7 +149,19 @@ __global__ void __launch_bounds__(S::kThreads, Policy::kDense ? S::kBlocks : 1)
     };
 
     // Where no maximum is known, a tile is done again after its maximum was taken; the first one takes it at once.
+    // So does one with rows that have seen no key yet, as their first tiles are hidden.
     bool settle = !S::kWhole && first_key == 0;
+    if constexpr (!S::kWhole && !Policy::kDense) {
+      bool is_blind = false;
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          is_blind |= reference[m][half] == -INFINITY && warp_query + 16 * m + g + 8 * half < call.queries;
+        }
+      }
+      settle = settle || __any_sync(~0u, is_blind);
+    }
     for (;;) {
       if constexpr (!S::kWhole) {
         if (settle) {

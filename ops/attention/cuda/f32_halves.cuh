@@ -23,6 +23,9 @@
 
 namespace camo::flash::halves {
 
+/// Of scores: times 0, where queries and keys are 0, a hidden key's -infinity would be NaN.
+inline constexpr float kLeastUnit = 0x1p-126f;
+
 inline constexpr int kScaledRows = 64;  // rows that share a scale
 
 constexpr int round_up(int x, int unit) { return (x + unit - 1) / unit * unit; }

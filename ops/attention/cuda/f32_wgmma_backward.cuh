@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     const float k_down = k_of_call.down[first_tile + tile], v_down = v_of_call.down[first_tile + tile];
     const auto* k = reinterpret_cast<const __half*>(shared + tile % 2 * S::kStageBytes);
     const __half* v = k + S::kTileHalves;
-    const float unit = q_down * k_down * (call.scale * kLog2E);
+    const float unit = fmaxf(q_down * k_down * (call.scale * kLog2E), kLeastUnit);
     const PowerOfTwo scale = gradient_scale<S::kWidth>(dy_down, v_down, 1.0f, largest_delta);
     const float dp_unit = dy_down * v_down * scale.up;
     const float row_delta[2] = {delta[0] * scale.up, delta[1] * scale.up};

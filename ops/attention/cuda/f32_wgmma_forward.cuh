@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     pipeline.proceed(tile, tiles, copy);
     products_wait<0>();
 
-    const float unit = q_down * k_down * (call.scale * kLog2E);
+    const float unit = fmaxf(q_down * k_down * (call.scale * kLog2E), kLeastUnit);
     if ((tile + 1) * kImageRows > call.keys) {
 #pragma unroll
       for (int n = 0; n < 8; ++n) {

@@ -114,6 +114,7 @@ __global__ void __launch_bounds__(WholeBackward::kThreads, 1)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         p[n][e] = exp2_approximate(fmaf(p[n][e], unit, e % 2 ? -number.z : -number.x));
+        if (own + g + e / 2 * 8 >= call.keys) p[n][e] = 0;  // dq contracts over these rows too
         grads[n][e] = p[n][e] * fmaf(grads[n][e], dp_unit, -scale.up * (e % 2 ? number.w : number.y));
       }
     }

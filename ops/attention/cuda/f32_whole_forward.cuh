@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(WholeForward::kThreads, 1)
   const bool is_long = warp == 16 || (warp < 16 && warp % 4 >= 2);
   const int tile = warp >= 16 ? 8 : warp / 4 * 2 + warp % 2;  // of 16 queries
   const int groups = is_long ? 5 : 4, first_key = is_long ? 0 : 80;
-  const float unit = down[0] * down[1] * (call.scale * kLog2E);
+  const float unit = fmaxf(down[0] * down[1] * (call.scale * kLog2E), kLeastUnit);
 
   float scores[2 * S::kGroups][4] = {};
   // Tensor cores truncate sums to 24 bits at each step: the small products come first.

@@ -72,10 +72,13 @@ std::optional<Phase> phase_of(const Tensor& x) {
   return Phase{first, x.size(2) == 1 ? 0 : (x.stride(2) % kPiece + kPiece) % kPiece};
 }
 
+constexpr int64_t kWidestWindow = 256;  // what kernels hold of a row
+
 /// Whether windows of packed_window() columns hold all rows, and pairs of columns of an even width stand at even ones.
 bool fits_windows(const Phase& phase, int64_t heads, int64_t width) {
   for (int64_t h = 0; h < std::min(heads, kPiece); ++h) {  // phases repeat after that many
-    if (phase.of(h) + width > packed_window(width) || (width % 2 == 0 && phase.of(h) % 2 != 0)) return false;
+    if (phase.of(h) + width > std::min(packed_window(width), kWidestWindow) || (width % 2 == 0 && phase.of(h) % 2 != 0))
+      return false;
   }
   return true;
 }
@@ -116,7 +119,7 @@ AttentionProblem copy_in_phase(AttentionProblem problem, const Phase& phase) {
 
 AttentionCase case_of(const AttentionProblem& problem, Pass pass) {
   AttentionCase call{problem.q.device(), problem.q.dtype(), problem.queries(), problem.keys(), problem.width()};
-  call.plain = !problem.mask.defined() && problem.dropout <= 0 && problem.scale > 0;
+  call.plain = !problem.mask.defined() && problem.dropout <= 0 && static_cast<float>(problem.scale) > 0;
   call.causal = problem.causal;
   call.pass = pass;
   return call;
