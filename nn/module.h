@@ -101,7 +101,7 @@ class Module {
   /// Drops all gradients.
   void zero_grad();
 
-  /// Moves parameters and floating buffers in place: handles to them stay valid, gradients are dropped.
+  /// Moves parameters and floating buffers in place: handles to them stay valid; what changes loses its gradient.
   void to(Device device, DType dtype);
   void to(Device device);
   void to(DType dtype);

@@ -27,7 +27,7 @@ struct TrainingParts {
   std::string run_state;  // text of the training loop, kept in the metadata
 };
 
-/// Writes all parameters and buffers under their own names, in f32 and in checkpoint layout, averages as "ema/NAME",
+/// Writes all parameters and buffers under their own names, in checkpoint layout, averages as "ema/NAME",
 /// the optimizer's state as "optimizer/NAME...", and a checksum of each tensor. Atomic: an interrupted save leaves the
 /// old file.
 void save_checkpoint(const std::filesystem::path& path, const CamoXpert& network, const CheckpointInfo& info,

@@ -41,6 +41,7 @@ EdgeExpert::EdgeExpert(int64_t channels)
       fusion_(unit("fusion", channels, channels)) {}
 
 void EdgeExpert::verify_kernels() const {
+  const std::lock_guard lock(mutex_);
   for (size_t i = 0; i < kernels_.size(); ++i) {
     const Kernel& kernel = kernels_[i];
     const std::shared_ptr<Storage>& storage = kernel.values.storage();
@@ -60,7 +61,8 @@ Tensor EdgeExpert::operator()(const Tensor& x) const {
   verify_kernels();
   const Tensor sobel = edge_magnitude(x, kMagnitudeFloor);
   const Tensor curvature = abs(laplacian(x));
-  const Tensor gradient = sqrt(square(sobel) + square(curvature) + kMagnitudeFloor);
+  const auto wide = [](const Tensor& map) { return map.dtype() == f16 ? camo::to(map, f32) : map; };  // f16 has no 1e-8
+  const Tensor gradient = camo::to(sqrt(square(wide(sobel)) + square(wide(curvature)) + kMagnitudeFloor), x.dtype());
   return fusion_(concat({sobel_(sobel), laplacian_(curvature), gradient_(gradient), spatial_(x)}, 3)) + x;
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -97,6 +98,7 @@ class EdgeExpert : public Expert {
   void verify_kernels() const;
 
   std::array<Kernel, 3> kernels_;
+  mutable std::mutex mutex_;  // of what was verified
   Sequential& sobel_;
   Sequential& laplacian_;
   Sequential& gradient_;

@@ -18,8 +18,9 @@ class ForwardGraphs {};  // there are none
 
 namespace {
 
-constexpr int kEagerCalls = 2;     // of a shape before it is worth recording
-constexpr size_t kMaxEntries = 4;  // each keeps memory for its results: sizes of test-time augmentation are three
+constexpr int kEagerCalls = 2;        // of a shape before it is worth recording
+constexpr int64_t kMostExperts = 64;  // whose conditions and results one kernel sets and adds up
+constexpr size_t kMaxEntries = 4;     // each keeps memory for its results: sizes of test-time augmentation are three
 
 }  // namespace
 
@@ -33,6 +34,11 @@ CudaGraphs parse_cuda_graphs(std::string_view text) {
 InferenceRunner::InferenceRunner(const CamoXpert& network, CudaGraphs graphs) : network_(network), mode_(graphs) {
   for (const auto& state : {network.named_parameters(), network.named_buffers()})
     for (const NamedTensor& named : state) weights_.push_back(named.tensor);
+  if (const int64_t experts = network.spec().num_experts; experts > kMostExperts) {
+    CAMO_CHECK_CODE(usage, mode_ != CudaGraphs::on, "--cuda-graphs on: records networks of at most ", kMostExperts,
+                    " experts; got ", experts, "; use auto or off");
+    mode_ = CudaGraphs::off;
+  }
   const Device device = network.parameters().front().device();
   CAMO_CHECK_CODE(usage, mode_ != CudaGraphs::on || device.is_cuda(), "--cuda-graphs on: needs a GPU; got --device ",
                   device, "; use auto");

@@ -90,10 +90,14 @@ FourierPositions::FourierPositions(int64_t channels)
       weight_(token_projection_.parameters().front()) {}
 
 Tensor FourierPositions::operator()(int64_t height, int64_t width) const {
-  const bool reusable = encoding_.defined() && encoding_.size(1) == height && encoding_.size(2) == width &&
-                        encoding_.dtype() == weight_.dtype() && encoding_.device() == weight_.device();
-  if (!reusable) encoding_ = fourier_encoding(height, width, weight_.dtype(), weight_.device());
-  return token_projection_(encoding_);
+  const auto encoding = [&] {
+    const std::lock_guard lock(mutex_);
+    const bool reusable = encoding_.defined() && encoding_.size(1) == height && encoding_.size(2) == width &&
+                          encoding_.dtype() == weight_.dtype() && encoding_.device() == weight_.device();
+    if (!reusable) encoding_ = fourier_encoding(height, width, weight_.dtype(), weight_.device());
+    return encoding_;
+  };
+  return token_projection_(encoding());
 }
 
 SplitTransposeBlock::SplitTransposeBlock(const SplitTransposeSpec& spec)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 
 #include "nn/layers.h"
 
@@ -54,8 +55,9 @@ class FourierPositions : public Module {
 
  private:
   Conv2d& token_projection_;
-  Tensor weight_;            // token_projection's, for its dtype and device
-  mutable Tensor encoding_;  // of the last size, dtype and device: [1, H, W, 64]
+  Tensor weight_;             // token_projection's, for its dtype and device
+  mutable Tensor encoding_;   // of the last size, dtype and device: [1, H, W, 64]
+  mutable std::mutex mutex_;  // of encoding_
 };
 
 struct SplitTransposeSpec {

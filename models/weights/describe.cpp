@@ -56,6 +56,8 @@ std::optional<CheckpointInfo> describe_camoxpert(const TensorFile& file, const F
   info.spec.num_experts = experts;
   const bool eight_fits = std::ranges::all_of(backbone->dims, [](int64_t dim) { return dim % 8 == 0; });
   info.spec.attention_heads = number<int64_t>(file, {"args/attention_heads"}, eight_fits ? 8 : 4);
+  const auto deep = file.metadata().find("args/deep_supervision");
+  if (deep != file.metadata().end()) info.spec.deep_supervision = deep->second == "true";
   info.img_size = number<int64_t>(file, {"args/img_size"}, info.img_size);
   info.epoch = number<int64_t>(file, {"epoch"}, 0);
   info.step = number<int64_t>(file, {"step"}, 0);

@@ -1,5 +1,5 @@
-// The index operations on CUDA. All tensors are on one device; index is contiguous i64. An index out of range stops the
-// kernel with a message on the standard output, and the next synchronising call throws.
+// The index operations on CUDA. All tensors are on one device; index is contiguous i64. An index out of range counts
+// as 0 and leaves a note, with which the next launch throws.
 #pragma once
 
 #include "core/tensor.h"

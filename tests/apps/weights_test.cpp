@@ -24,7 +24,7 @@ class Weights : public ::testing::Test {
   static void SetUpTestSuite() {
     folder_ = new test::TemporaryFolder;
     seed_everything(1);
-    const CamoXpertSpec spec{.backbone = "edgenext_xx_small", .num_experts = 3};
+    const CamoXpertSpec spec{.backbone = "edgenext_xx_small", .num_experts = 3, .deep_supervision = false};
     const CamoXpert network(spec);
     save_checkpoint(ours(), network, {.spec = spec, .img_size = 64, .epoch = 5, .step = 40, .iou = 0.25});
   }

@@ -37,6 +37,10 @@ TEST(InferenceRunner, SaysWhatItNeeds) {
   CamoXpert network(kSmall);
   network.to(cpu, f32);
   EXPECT_ERROR(InferenceRunner(network, parse_cuda_graphs("on")), "--cuda-graphs on: needs a GPU; got --device cpu");
+  CamoXpertSpec many = kSmall;
+  many.num_experts = 65;
+  EXPECT_ERROR(InferenceRunner(CamoXpert(many), CudaGraphs::on),
+               "--cuda-graphs on: records networks of at most 64 experts; got 65; use auto or off");
   InferenceRunner run(network);
   EXPECT_ERROR(run(to(uniform({1, 32, 32, 3}, f32), cpu)), "must be in evaluation mode; call eval()");
 }

@@ -181,6 +181,23 @@ TEST(EdgeExpert, FloorsOfItsMagnitudes) {
   EXPECT_LT(max_difference(reshape(out, {1, kChannels}), wanted), 1e-13);
 }
 
+/// Where a map is flat, what is below the root is less than f16 can hold.
+TEST(EdgeExpert, FlatMapsHaveFiniteGradientsInEveryPrecision) {
+  const EdgeExpert expert(24);
+  for (const DType dtype : {f32, bf16, f16}) {
+    Tensor x = full({1, 8, 8, 24}, 0.5);
+    x.set_requires_grad(true);
+    Tensor y;
+    {
+      const Autocast scope(dtype);
+      y = expert(to(x, dtype));
+    }
+    EXPECT_EQ(y.dtype(), dtype);
+    backward(sum(to(y, f32)));
+    for (const double value : x.grad().to_vector<double>()) ASSERT_TRUE(std::isfinite(value)) << value;
+  }
+}
+
 TEST(EdgeExpert, RefusesOtherKernels) {
   EdgeExpert expert(4);
   StateDict state = expert.state_dict();
