@@ -67,6 +67,7 @@ TEST(FlashRules, FirstKeysHidden) {
 }
 
 /// The least finite number in an additive mask is no -infinity: rows that have nothing else weigh all keys alike.
+/// (Their log-sum-exp holds no more than that number, so their gradients are those of no such row.)
 TEST(FlashRules, LeastFiniteMask) {
   for (const DType dtype : flash_dtypes()) {
     if (dtype == f64 || dtype == f16) continue;  // of f32, and what it becomes in bfloat16

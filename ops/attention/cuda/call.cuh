@@ -9,7 +9,7 @@
 namespace camo::flash {
 
 inline constexpr float kLog2E = 1.44269504088896340736f, kLn2 = 0.69314718055994530942f;
-inline constexpr float kLeastFinite = -3.40282347e38f;
+inline constexpr float kLeastAdded = -1e38f;  // finite in base 2, and so is the log-sum-exp of a row of them
 
 /// [B, N, H, D] memory, contiguous along D. Strides in elements.
 template <class T>
@@ -64,7 +64,7 @@ struct Ruled {
     const int64_t at = b * rules.strides[0] + h * rules.strides[1] + i * rules.strides[2] + j * rules.strides[3];
     if (rules.kind == MaskKind::boolean) return static_cast<const bool*>(rules.mask)[at] ? value : -INFINITY;
     const float added = static_cast<float>(static_cast<const T*>(rules.mask)[at]);
-    return value + (added == -INFINITY ? added : fmaxf(added * kLog2E, kLeastFinite));  // the least float hides nothing
+    return value + (added == -INFINITY ? added : fmaxf(added * kLog2E, kLeastAdded));  // the least float hides nothing
   }
   /// 0 or 1 / (1 - p), from the element's index in [B, H, Nq, Nk].
   static __device__ float keep(const Call<T>& call, int head, int i, int j) {
