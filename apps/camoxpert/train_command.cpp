@@ -19,9 +19,8 @@ std::string configuration_of(const CLI::App& flags) {
   for (std::string line; std::getline(lines, line);) {
     const std::string name = line.substr(0, line.find('='));
     const CLI::Option* const option = flags.get_option_no_throw("--" + name);
-    if (option != nullptr && is_switch(*option)) {
-      const bool is_on = name != "overwrite" && option->count() > 0 && option->as<bool>();
-      line = name + (is_on ? "=true" : "=false");
+    if (option != nullptr && is_switch(*option) && option->count() > 0) {
+      line = name + (name != "overwrite" && option->as<bool>() ? "=true" : "=false");
     }
     text += line + "\n";
   }

@@ -73,7 +73,7 @@ TEST(BenchFromDisk, SaysWhatIsWrong) {
   expect_failure(bench + small_data().path("nowhere"), 3, "nowhere");
   expect_failure(bench + data + " --batch-size 4000", 2, "--batch-size: must be at most 8");
   expect_failure(bench + data + " --aug heavy", 2, "--aug: must be off, light or strong; got heavy");
-  expect_failure(bench + data + " --num-workers -1", 2, "--num-workers: must be within 0 and 1024; got -1");
+  expect_failure(bench + data + " --num-workers -1", 2, "--num-workers: must be within 0 and 256; got -1");
   expect_failure(bench + data + " --profile-steps 0", 2, "--profile-steps: must be at least 1; got 0");
   expect_failure(bench + data + " --json " + small_data().path("no/row.json"), 2, "the file's folder must exist");
   expect_failure(bench + data + " --profile --device cpu", 2, "it measures how long a GPU idles; got device cpu");

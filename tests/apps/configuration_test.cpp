@@ -141,7 +141,7 @@ TEST_F(Configuration, NumbersHaveBounds) {
   for (const auto& [flags, text] : std::vector<std::pair<std::string, std::string>>{
            {train + "--epochs 9223372036854775807", "--epochs: must be within 1 and 1000000; got 9223372036854775807"},
            {train + "--accumulation-steps 9223372036854775807", "--accumulation-steps: must be within 1 and 1000000"},
-           {train + "--num-workers 100000", "--num-workers: must be within 0 and 1024; got 100000"},
+           {train + "--num-workers 100000", "--num-workers: must be within 0 and 256; got 100000"},
            {train + "--cache-mb -1", "--cache-mb: must be within 0 and"},
            {train + "--img-size 5000", "--img-size: must be within 32 and 4096; got 5000"},
            {train + "--threads 1000000", "--threads: must be within 0 and 4096; got 1000000"},
