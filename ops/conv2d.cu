@@ -239,7 +239,7 @@ WeightGradients backward_weight(const ConvProblem& p, const Tensor& x, const Ten
   if (method == Method::onednn) {
     gradients.weight = empty(shape, f32, cpu);
     dispatch_onednn(x.dtype(), [&]<class T>() {
-      onednn::conv_backward_weight(p, x.data<T>(), dy.data<T>(), gradients.weight.data<float>(), nullptr);
+      onednn::conv_backward_weight(p, x.data<T>(), dy.data<T>(), gradients.weight.data<float>());
     });
     return gradients;
   }

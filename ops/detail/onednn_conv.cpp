@@ -108,14 +108,12 @@ Plan make_plan(const Key& key) {
 
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  const bool forward_bias = key.bias && key.kind != Kind::backward_data;
   const auto training = dnnl::prop_kind::forward_training;
   const auto forward =
-      forward_bias
-          ? describe<dnnl::convolution_forward>(engine(), attributes, training, direct, plan.map, any_weight, plan.bias,
-                                                plan.result_map, strides, dilations, padding, padding)
-          : describe<dnnl::convolution_forward>(engine(), attributes, training, direct, plan.map, any_weight,
-                                                plan.result_map, strides, dilations, padding, padding);
+      key.bias ? describe<dnnl::convolution_forward>(engine(), attributes, training, direct, plan.map, any_weight,
+                                                     plan.bias, plan.result_map, strides, dilations, padding, padding)
+               : describe<dnnl::convolution_forward>(engine(), attributes, training, direct, plan.map, any_weight,
+                                                     plan.result_map, strides, dilations, padding, padding);
 
   const auto finish = [&plan](const auto& description, const auto& primitive, const memory::desc& weight) {
     plan.conv = primitive;
@@ -132,11 +130,8 @@ Plan make_plan(const Key& key) {
   } else {
     using BackwardWeight = dnnl::convolution_backward_weights;
     const auto description =
-        key.bias
-            ? describe_backward<BackwardWeight>(engine(), attributes, forward, direct, plan.map, any_weight_gradient,
-                                                plan.bias, plan.result_map, strides, dilations, padding, padding)
-            : describe_backward<BackwardWeight>(engine(), attributes, forward, direct, plan.map, any_weight_gradient,
-                                                plan.result_map, strides, dilations, padding, padding);
+        describe_backward<BackwardWeight>(engine(), attributes, forward, direct, plan.map, any_weight_gradient,
+                                          plan.result_map, strides, dilations, padding, padding);
     finish(description, BackwardWeight(description), description.diff_weights_desc());
   }
 
@@ -267,15 +262,13 @@ void conv_backward_data(const ConvProblem& problem, const T* dy, const T* weight
 }
 
 template <class T>
-void conv_backward_weight(const ConvProblem& problem, const T* x, const T* dy, float* dweight, float* dbias) {
-  const auto plan = plan_for<T>(problem, Kind::backward_weight, dbias != nullptr);
+void conv_backward_weight(const ConvProblem& problem, const T* x, const T* dy, float* dweight) {
+  const auto plan = plan_for<T>(problem, Kind::backward_weight, false);
   memory result = wrap(plan->weight, plan->needs_reorder ? weight_buffer(*plan) : dweight);
-  std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, wrap(plan->map, x)},
-                                            {DNNL_ARG_DIFF_DST, wrap(plan->result_map, dy)},
-                                            {DNNL_ARG_DIFF_WEIGHTS, result},
-                                            {DNNL_ARG_SCRATCHPAD, scratchpad(*plan)}};
-  if (dbias) arguments.emplace(DNNL_ARG_DIFF_BIAS, wrap(plan->bias, dbias));
-  plan->conv.execute(stream(), arguments);
+  plan->conv.execute(stream(), {{DNNL_ARG_SRC, wrap(plan->map, x)},
+                                {DNNL_ARG_DIFF_DST, wrap(plan->result_map, dy)},
+                                {DNNL_ARG_DIFF_WEIGHTS, result},
+                                {DNNL_ARG_SCRATCHPAD, scratchpad(*plan)}});
   if (plan->needs_reorder) {
     memory target = wrap(plan->plain_weight, dweight);
     plan->reorder.execute(stream(), result, target);
@@ -287,8 +280,8 @@ template void conv_forward(const ConvProblem&, const float*, const float*, const
 template void conv_forward(const ConvProblem&, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
 template void conv_backward_data(const ConvProblem&, const float*, const float*, float*);
 template void conv_backward_data(const ConvProblem&, const BFloat16*, const BFloat16*, BFloat16*);
-template void conv_backward_weight(const ConvProblem&, const float*, const float*, float*, float*);
-template void conv_backward_weight(const ConvProblem&, const BFloat16*, const BFloat16*, float*, float*);
+template void conv_backward_weight(const ConvProblem&, const float*, const float*, float*);
+template void conv_backward_weight(const ConvProblem&, const BFloat16*, const BFloat16*, float*);
 
 }  // namespace camo::onednn
 

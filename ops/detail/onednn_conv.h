@@ -10,14 +10,14 @@ namespace camo::onednn {
 
 using detail::ConvProblem;
 
-// All tensors are contiguous: maps [N, H, W, C], weights [O, KH, KW, C / groups]. `bias` and `dbias` may be null.
+// All tensors are contiguous: maps [N, H, W, C], weights [O, KH, KW, C / groups]. `bias` may be null.
 // T is float or BFloat16.
 template <class T>
 void conv_forward(const ConvProblem& problem, const T* x, const T* weight, const T* bias, T* y);
 template <class T>
 void conv_backward_data(const ConvProblem& problem, const T* dy, const T* weight, T* dx);
 template <class T>
-void conv_backward_weight(const ConvProblem& problem, const T* x, const T* dy, float* dweight, float* dbias);
+void conv_backward_weight(const ConvProblem& problem, const T* x, const T* dy, float* dweight);
 
 }  // namespace camo::onednn
 

@@ -3,7 +3,7 @@
 //
 // Decomposition: a block has consecutive queries of one head, a warp 16 or 32 of them; tiles of keys and values stream
 // through two stages of shared memory, shared by the warps. Scores, weights and outputs live in registers.
-// Bound by: exponentials (16 a clock and multiprocessor) up to D about 32 in 16 bits, tensor cores otherwise.
+// Bound by: exponentials (16 a clock and multiprocessor) up to D about 32, tensor cores otherwise.
 #pragma once
 
 #include "ops/attention/cuda/shapes.cuh"

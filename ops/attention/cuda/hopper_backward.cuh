@@ -1,4 +1,4 @@
-// Attention backward on Hopper, 16-bit, D 33 to 128: all five products by wgmma, tiles by TMA.
+// Attention backward on Hopper, 16-bit, D up to 256: all five products by wgmma, tiles by TMA.
 //
 //   P = exp(scale q k^T - L),  dP = dy v^T,  dS = P * (dP - delta),  delta = rowsum(dy * y)
 //   dv = P^T dy,  dk = scale dS^T q,  dq = scale dS k

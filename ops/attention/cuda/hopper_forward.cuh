@@ -1,4 +1,4 @@
-// Attention forward on Hopper, 16-bit, D 33 to 256: scores and outputs by wgmma, tiles by TMA.
+// Attention forward on Hopper, 16-bit, D up to 256: scores and outputs by wgmma, tiles by TMA.
 //
 // Decomposition: a block owns 64 queries per consumer warpgroup of one head and walks over the keys from the last tile
 // (the only one that needs masking, bar causality) to the first. One warp brings tiles; each consumer keeps its rows'

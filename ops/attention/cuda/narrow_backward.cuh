@@ -205,8 +205,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
           float x[2], *y = grad[i / 2] + i % 2 * 2;
 #pragma unroll
           for (int e = 0; e < 2; ++e) x[e] = exp2_special(fmaf(p[i / 2][i % 2 * 2 + e], unit, log2_sums[i / 2][e]));
-          weights[i] = Mma16<T>::pack(x[0], x[1]);
-          grads[i] = Mma16<T>::pack(x[0] * y[0], x[1] * y[1]);
+          weights[i] = Mma<T>::pack(x[0], x[1]);
+          grads[i] = Mma<T>::pack(x[0] * y[0], x[1] * y[1]);
         }
 #pragma unroll
         for (int w = 0; w < kColumns; ++w) {

@@ -121,7 +121,7 @@ struct NarrowForward {
         }
         uint32_t(&w)[4] = weights[k][m];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) w[i] = Mma16<T>::pack(x[2 * i], x[2 * i + 1]);
+        for (int i = 0; i < 4; ++i) w[i] = Mma<T>::pack(x[2 * i], x[2 * i + 1]);
         watch.add(w[0], w[1]);
         watch.add(w[2], w[3]);
       }
@@ -341,7 +341,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 #pragma unroll
       for (int w = 0; w < S::kColumns; ++w) {
         *reinterpret_cast<uint32_t*>(out + row * S::kPitch + 8 * w + 2 * t) =
-            Mma16<T>::pack(rows.result[m][w][2 * half] * inverse, rows.result[m][w][2 * half + 1] * inverse);
+            Mma<T>::pack(rows.result[m][w][2 * half] * inverse, rows.result[m][w][2 * half + 1] * inverse);
       }
     }
   }

@@ -1,4 +1,4 @@
-// Tile shapes of the attention kernels.
+// Tile shapes of the 16-bit attention kernels for any rules (forward.cuh, backward.cuh).
 #pragma once
 
 #include "core/cuda/runtime.h"
@@ -19,41 +19,23 @@ struct TileShape {
 /// warps cover each other's waits; tiles of 48 keys instead of 64 leave them the registers. For wide ones the
 /// accumulators fill the registers. 96 rows divide N = 576 and 48 divide N = 144, stages 3 and 4 of CamoXpert at 384
 /// pixels; stage 4 then fits the device at once.
-template <class T>
 constexpr TileShape forward_shape(int width) {
-  if constexpr (sizeof(T) == 4) {
-    if (width <= 24) return {2, 4, 48, true, 3};
-    if (width <= 40) return {2, 3, 32, false, 4};
-    if (width <= 64) return {1, 4, 32, false, 4};
-    if (width <= 80) return {1, 3, 32, false, 3};
-    return {1, 4, 32, false, 3};
-  } else {
-    if (width <= 16) return {2, 4, 48, true, 4};
-    if (width <= 24) return {2, 4, 48, true, 3};
-    if (width <= 40) return {2, 3, 48, true, 4};
-    if (width <= 64) return {2, 4, 64, false, 2};
-    if (width <= 80) return {1, 3, 48, false, 4};
-    return {1, 4, 64, false, 3};
-  }
+  if (width <= 16) return {2, 4, 48, true, 4};
+  if (width <= 24) return {2, 4, 48, true, 3};
+  if (width <= 40) return {2, 3, 48, true, 4};
+  if (width <= 64) return {2, 4, 64, false, 2};
+  if (width <= 80) return {1, 3, 48, false, 4};
+  return {1, 4, 64, false, 3};
 }
 
 /// Backward, both passes: two products of scores and one or two sums are alive at once.
-template <class T>
 constexpr TileShape backward_shape(int width) {
-  if constexpr (sizeof(T) == 4) {
-    if (width <= 16) return {2, 4, 32, true, 3};
-    if (width <= 40) return {1, 4, 32, false, 4};
-    if (width <= 64) return {1, 4, 32, false, 3};
-    if (width <= 80) return {1, 3, 32, false, 3};
-    return {1, 4, 32, false, 1};
-  } else {
-    if (width <= 16) return {2, 4, 32, true, 3};
-    if (width <= 24) return {2, 4, 32, false, 3};
-    if (width <= 40) return {2, 3, 32, false, 3};
-    if (width <= 64) return {1, 4, 64, false, 3};
-    if (width <= 80) return {1, 3, 48, false, 4};
-    return {1, 4, 32, false, 1};
-  }
+  if (width <= 16) return {2, 4, 32, true, 3};
+  if (width <= 24) return {2, 4, 32, false, 3};
+  if (width <= 40) return {2, 3, 32, false, 3};
+  if (width <= 64) return {1, 4, 64, false, 3};
+  if (width <= 80) return {1, 3, 48, false, 4};
+  return {1, 4, 32, false, 1};
 }
 
 /// A shape with all that follows from it.
@@ -78,9 +60,9 @@ struct Tiling {
   static_assert(kBackwardBytes <= 227 * 1024);
 };
 template <class T, int kWidth>
-using ForwardTiling = Tiling<T, kWidth, forward_shape<T>(kWidth)>;
+using ForwardTiling = Tiling<T, kWidth, forward_shape(kWidth)>;
 template <class T, int kWidth>
-using BackwardTiling = Tiling<T, kWidth, backward_shape<T>(kWidth)>;
+using BackwardTiling = Tiling<T, kWidth, backward_shape(kWidth)>;
 
 /// Calls fn.template operator()<kWidth>() for the narrowest kernel that holds `width` columns.
 template <class Fn>

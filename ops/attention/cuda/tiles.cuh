@@ -52,13 +52,12 @@ __device__ void copy_rows_by(T* tile, const T* source, int64_t stride, int first
 
 template <class S, int kRows, class T>
 __device__ void copy_rows(T* tile, const Heads<const T>& x, const T* source, int first, int count, int width) {
-  constexpr int kSize = sizeof(T);
   const auto copy = [&]<int kElements>() {
     copy_rows_by<kElements, S, kRows>(tile, source, x.row, first, count, width);
   };
-  if (x.access == 16) copy.template operator()<16 / kSize>();
-  else if (x.access == 8) copy.template operator()<8 / kSize>();
-  else if (x.access == 4 || kSize == 4) copy.template operator()<4 / kSize>();
+  if (x.access == 16) copy.template operator()<8>();
+  else if (x.access == 8) copy.template operator()<4>();
+  else if (x.access == 4) copy.template operator()<2>();
   else copy.template operator()<1>();
 }
 
@@ -89,9 +88,9 @@ struct OwnRows {
       }
     }
   }
-  __device__ typename Mma<T>::Operand operand(int m, int step) const {
-    if constexpr (kKeep) return Mma<T>::prepare(kept[m][step]);
-    else return Mma<T>::prepare(Mma<T>::load_rows(tile, kPitch, 16 * m, step));
+  __device__ typename Mma<T>::Rows operand(int m, int step) const {
+    if constexpr (kKeep) return kept[m][step];
+    else return Mma<T>::load_rows(tile, kPitch, 16 * m, step);
   }
 };
 
@@ -112,7 +111,7 @@ __device__ void multiply_by_depth(float (&scores)[kRowTiles][kTiles][4],
   }
 #pragma unroll kUnroll
   for (int step = 0; step < kSteps; ++step) {
-    typename M::Operand a[kRowTiles];
+    typename M::Rows a[kRowTiles];
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) a[m] = own.operand(m, step);
 #pragma unroll
@@ -138,17 +137,17 @@ __device__ void multiply_by_rows(float (&result)[kRowTiles][kWidth / 8][4], cons
     float sum[kRowTiles][kGroup][4] = {};
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      typename M::Operand a[kRowTiles];
+      typename M::Rows a[kRowTiles];
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) a[m] = M::weights(weights[m], step);
 #pragma unroll
       for (int w = 0; w < kGroup; w += 2) {
         typename M::Columns b[2];
         if (first + w + 1 < kColumns) {
-          M::template load_by_rows<true>(b, tile, M::pitch(kWidth), step, 8 * (first + w));
+          M::load_by_rows(b, tile, M::pitch(kWidth), step, 8 * (first + w));
           M::template multiply<2>(sum, w, a, b);
         } else if (first + w < kColumns) {
-          M::template load_by_rows<false>(b, tile, M::pitch(kWidth), step, 8 * (first + w));
+          M::load_by_rows(b, tile, M::pitch(kWidth), step, 8 * (first + w));
           M::template multiply<1>(sum, w, a, b);
         }
       }

@@ -138,8 +138,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
           w[e] = exp2_special(fmaf(p[i / 2][i % 2 * 2 + e], unit, log2_sums[i / 2][e]));
           if (own + g + i % 2 * 8 >= call.keys) w[e] = 0;
         }
-        weights[i] = Mma16<T>::pack(w[0], w[1]);
-        ds[i] = Mma16<T>::pack(w[0] * grad[i / 2][i % 2 * 2], w[1] * grad[i / 2][i % 2 * 2 + 1]);
+        weights[i] = Mma<T>::pack(w[0], w[1]);
+        ds[i] = Mma<T>::pack(w[0] * grad[i / 2][i % 2 * 2], w[1] * grad[i / 2][i % 2 * 2 + 1]);
         *reinterpret_cast<uint32_t*>(grads + (own + g + i % 2 * 8) * S::kGradPitch + 16 * tile + i / 2 * 8 + 2 * t) =
             ds[i];
       }

@@ -134,7 +134,7 @@ __device__ void store_pair(T* row, int column, int begin, int end, float x, floa
   const bool low = column >= begin && column < end, high = column + 1 >= begin && column + 1 < end;
   T* to = row + (column - begin);
   if (low && high && reinterpret_cast<uintptr_t>(to) % 4 == 0) {
-    *reinterpret_cast<uint32_t*>(to) = Mma16<T>::pack(x, y);
+    *reinterpret_cast<uint32_t*>(to) = Mma<T>::pack(x, y);
   } else {
     if (low) to[0] = T(x);
     if (high) to[1] = T(y);
