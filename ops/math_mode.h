@@ -1,10 +1,11 @@
-// Numerical and tuning choices that hold for all matrix products and convolutions on CUDA.
+// Numerical and tuning choices that hold for all matrix products, convolutions and attention on CUDA.
 #pragma once
 
 namespace camo {
 
 /// Whether products of f32 numbers may run on tensor cores with inputs rounded to TF32 (10 bits of significand instead
-/// of 23; sums stay f32). Default off.
+/// of 23; sums stay f32). Attention then rounds to as many bits, in most calls (docs/ATTENTION.md). It should not
+/// change between the forward and the backward pass of a graph. Default off.
 bool allow_tf32();
 void set_allow_tf32(bool allow);
 

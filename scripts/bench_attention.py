@@ -12,7 +12,7 @@ Two columns each for forward and backward:
 All times are medians over launches of CUDA graphs that go through inputs which together outgrow the L2 cache. TFLOP/s
 count 4 B H N^2 D operations forward and 2.5 times that backward, D being the true width. `floor` is the least time that
 the hardware allows (camoxpert's attention_floor). Errors are the largest differences from f64 over one head.
-Per shape camo runs first, then every contender.
+Per shape camo runs first, in f32 also with TF32 allowed, then every contender.
 """
 
 import argparse
@@ -192,11 +192,12 @@ def main():
                 f'{"":16} {"forward":>9} {"end2end":>9} {"TFLOP/s":>8} {"floor%":>7} {"error":>8} | {"backward":>9} '
                 f'{"end2end":>9} {"TFLOP/s":>8} {"floor%":>7} {"error":>8}'
             )
-            floors = {way: mine[way].get('floor_us') for way in ('forward', 'backward')}
+            ways = ('forward', 'backward')
 
-            def show(name, dense, fused, error):
+            def show(name, dense, fused, error, measured=mine):
+                floors = {way: measured[way].get('floor_us') for way in ways}
                 parts = []
-                for way, work in (('forward', 1), ('backward', 2.5)):
+                for way, work in zip(ways, (1, 2.5)):
                     tflops = work * 4 * b * h * n * n * d / dense[way] * 1e-9
                     percent = f'{floors[way] / dense[way] / 10:7.0f}' if floors[way] else f'{"-":>7}'
                     parts.append(f'{1e3 * dense[way]:9.1f} {1e3 * fused[way]:9.1f} {tflops:8.1f} {percent} {error[way]:8.1e}')
@@ -215,12 +216,15 @@ def main():
                     )
                 print(f'{name:16} ' + ' | '.join(parts), flush=True)
 
-            ways = ('forward', 'backward')
-            show(
-                'camo',
-                *({w: mine[w][key] / 1e3 for w in ways} for key in ('kernel_us', 'end_to_end_us')),
-                {w: mine[w]['max_error'] for w in ways},
-            )
+            def show_camo(name, row):
+                times = ({w: row[w][key] / 1e3 for w in ways} for key in ('kernel_us', 'end_to_end_us'))
+                show(name, *times, {w: row[w]['max_error'] for w in ways}, row)
+
+            show_camo('camo', mine)
+            if dtype == 'f32':
+                rounded = camo_row(options.camoxpert, text, 'tf32', options.seconds)
+                if rounded['kernel'] != mine['kernel']:
+                    show_camo('camo, TF32', rounded)
             for name, dense, fused, error in torch_rows(
                 (b, h, n, d), DTYPES[dtype], options.contenders.split(','), options.seconds
             ):

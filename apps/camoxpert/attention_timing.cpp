@@ -174,7 +174,7 @@ AttentionFloor attention_floor([[maybe_unused]] const AttentionShape& shape, [[m
   const double clocks = 1.70e9 * info.multiprocessors, operations = 4096 * clocks, exponentials = 25.35 * clocks;
   const double bandwidth = info.total_bytes > int64_t{100} << 30 ? 4.8e12 : 3.35e12;
   const auto scores = static_cast<double>(shape.scores());
-  const double products = dtype == f32 ? 3 : 1;
+  const double products = dtype == f32 && !allow_tf32() ? 3 : 1;
   const double deep = round_up(shape.width, 16), wide = round_up(shape.width, 8);
   const double tensor_bytes =
       static_cast<double>(shape.batch * shape.tokens * shape.heads * shape.width * size_in_bytes(dtype));

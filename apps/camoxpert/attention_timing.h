@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "apps/camoxpert/bench/op_cost.h"
 #include "ops/attention.h"
+#include "ops/math_mode.h"
 
 namespace camo::app {
 
@@ -14,6 +16,25 @@ struct AttentionShape {
 
   int64_t scores() const { return batch * heads * tokens * tokens; }
   std::string text() const;  // B16 H8 N2304 D20
+};
+
+/// What a call computes in. On a GPU, f32 and TF32 (the same tensors, where set_allow_tf32(true)) are two.
+struct Arithmetic {
+  DType dtype = f32;
+  bool tf32 = false;
+
+  std::string_view name() const { return tf32 ? "tf32" : camo::name(dtype); }
+  /// Sets allow_tf32() while it lives.
+  class Scope {
+   public:
+    explicit Scope(const Arithmetic& arithmetic) : before_(allow_tf32()) { set_allow_tf32(arithmetic.tf32); }
+    ~Scope() { set_allow_tf32(before_); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    bool before_;
+  };
 };
 
 /// Where q, k and v lie.
@@ -43,9 +64,9 @@ struct AttentionFloor {
   double forward_ms = 0, backward_ms = 0;
 };
 /// The largest of: products on tensor cores (QK^T of depth D rounded up to 16, PV of width D rounded up to 8; backward
-/// has two of the first kind and three of the second; f32 counts three 16-bit products for each), exponentials (on
-/// Hopper 25.4 a clock and multiprocessor, mixed from both units that can compute them), and bytes read and written
-/// once.
+/// has two of the first kind and three of the second; f32 counts three 16-bit products for each, one where TF32 is
+/// allowed), exponentials (on Hopper 25.4 a clock and multiprocessor, mixed from both units that can compute them), and
+/// bytes read and written once.
 AttentionFloor attention_floor(const AttentionShape& shape, DType dtype, Device device);
 
 }  // namespace camo::app

@@ -110,7 +110,7 @@ Command add_bench_command(CLI::App& app) {
   option("--filter", options->ops.filter, "op: only operations whose name contains this");
   option("--shapes", options->attention.shapes, "attention: like B16H8N2304D20, separated by commas; empty: a table");
   option("--dtypes", options->attention.dtypes,
-         "attention: f32, f16, bf16, f64, separated by commas; empty: usual ones");
+         "attention: f32, tf32, f16, bf16, f64, separated by commas; empty: usual ones");
   option("--seconds", options->attention.seconds, "attention: for each time");
   flags->add_flag("--memory", options->attention.memory, "attention: also memory up to 65536 tokens");
   flags->add_option("--convolution", options->ops.convolution, "op: what computes convolutions on a GPU")

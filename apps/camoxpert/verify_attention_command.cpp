@@ -69,8 +69,9 @@ Tensors run(const Tensors& qkv, const Tensor& dy, AttentionBackend backend) {
 struct Bound {
   double output, gradient;
 };
-Bound bound_of(DType dtype) {
-  switch (dtype) {
+Bound bound_of(const Arithmetic& arithmetic) {
+  if (arithmetic.tf32) return {2e-3, 4e-3};  // q, k, v and dy are rounded too
+  switch (arithmetic.dtype) {
     case DType::f64: return {1e-12, 1e-12};
     case DType::f32: return {5e-6, 1e-5};
     case DType::f16: return {5e-4, 1e-3};
@@ -89,13 +90,16 @@ bool verify_tensors(Device device) {
            {2, 576, 2, 10}, {2, 577, 2, 20}, {2, 576, 2, 36}, {2, 144, 8, 73}, {2, 400, 8, 64}, {1, 300, 2, 128}}) {
     for (const double scale : {0.1, 1.0, 4.0}) cases.push_back({shape, scale});
   }
-  const std::vector<DType> dtypes =
-      device.is_cuda() ? std::vector<DType>{f32, f16, bf16} : std::vector<DType>{f64, f32};
+  const std::vector<Arithmetic> arithmetics = device.is_cuda()
+                                                  ? std::vector<Arithmetic>{{f32}, {f32, true}, {f16}, {bf16}}
+                                                  : std::vector<Arithmetic>{{f64}, {f32}};
   fmt::print("random tensors: q, k, v and dy are N(0, 1) times the scale; differences from standard attention\n");
   fmt::print("{:<5} {:<20} {:>5} {:<28} {:>10} {:>10} {:>10} {:>10} {:>10}\n", "dtype", "shape", "scale", "kernel",
              "max", "mean", "grad max", "grad mean", "vs f64");
   bool all_ok = true;
-  for (const DType dtype : dtypes) {
+  for (const Arithmetic& arithmetic : arithmetics) {
+    const Arithmetic::Scope scope(arithmetic);
+    const DType dtype = arithmetic.dtype;
     for (const auto& [shape, scale] : cases) {
       const auto random = [&] {
         return random_normal({shape.batch, shape.tokens, shape.heads, shape.width}, scale, dtype, device);
@@ -115,7 +119,7 @@ bool verify_tensors(Device device) {
         Difference mine, plain;
         mine.add(flash[i], exact[i]);
         plain.add(standard[i], exact[i]);
-        const Bound bound = bound_of(dtype);
+        const Bound bound = bound_of(arithmetic);
         const double growth = std::max(1.0, scale * scale / 2);
         const double size = i == 0 ? std::max(scale, mine.largest) : std::max(scale * scale * scale, mine.largest);
         ok &= mine.max <=
@@ -123,7 +127,7 @@ bool verify_tensors(Device device) {
         worst = std::max(worst, mine.max / std::max(size, 1e-300));
       }
       all_ok &= ok;
-      fmt::print("{:<5} {:<20} {:>5} {:<28} {:>10.1e} {:>10.1e} {:>10.1e} {:>10.1e} {:>10.1e} {}\n", name(dtype),
+      fmt::print("{:<5} {:<20} {:>5} {:<28} {:>10.1e} {:>10.1e} {:>10.1e} {:>10.1e} {:>10.1e} {}\n", arithmetic.name(),
                  shape.text(), scale,
                  attention_kernel_name(device, dtype, shape.tokens, shape.tokens, shape.width, AttentionBackend::flash),
                  output.max, output.mean(), gradient.max, gradient.mean(), worst, verdict(ok));
@@ -204,44 +208,51 @@ bool standard_fits(const AttentionShape& shape, DType dtype, Device device) {
   return 4 * shape.scores() * size_in_bytes(dtype) < (device.is_cuda() ? int64_t{60} << 30 : int64_t{3} << 30);
 }
 
-void print_times(const std::string& what, const AttentionShape& shape, DType dtype, Device device) {
+/// Standard attention follows allow_tf32(), flash the arithmetic.
+void print_times(const std::string& what, const AttentionShape& shape, const Arithmetic& arithmetic, Device device) {
+  const DType dtype = arithmetic.dtype;
   const auto timed = [&](AttentionBackend backend) {
     return time_attention(shape, dtype, device, backend, AttentionInput::dense, 0.1);
   };
-  const AttentionTiming flash = timed(AttentionBackend::flash);
-  const std::string kernel =
-      attention_kernel_name(device, dtype, shape.tokens, shape.tokens, shape.width, AttentionBackend::flash);
+  AttentionTiming flash;
+  std::string kernel;
+  {
+    const Arithmetic::Scope scope(arithmetic);
+    flash = timed(AttentionBackend::flash);
+    kernel = attention_kernel_name(device, dtype, shape.tokens, shape.tokens, shape.width, AttentionBackend::flash);
+  }
   if (!standard_fits(shape, dtype, device)) {
-    fmt::print("{:<8} {:<5} {:<20} {:>19} {:>9.3f} {:>9.3f} {:>8} {:>8} {:>10} {:>10}  {}\n", what, name(dtype),
+    fmt::print("{:<8} {:<5} {:<20} {:>19} {:>9.3f} {:>9.3f} {:>8} {:>8} {:>10} {:>10}  {}\n", what, arithmetic.name(),
                shape.text(), "too large", flash.forward_ms, flash.backward_ms, "", "", "",
                format_bytes(flash.peak_bytes), kernel);
     return;
   }
   const AttentionTiming standard = timed(AttentionBackend::math);
   fmt::print("{:<8} {:<5} {:<20} {:>9.3f} {:>9.3f} {:>9.3f} {:>9.3f} {:>7.2f}x {:>7.2f}x {:>10} {:>10}  {}\n", what,
-             name(dtype), shape.text(), standard.forward_ms, standard.backward_ms, flash.forward_ms, flash.backward_ms,
-             standard.forward_ms / flash.forward_ms, standard.backward_ms / flash.backward_ms,
+             arithmetic.name(), shape.text(), standard.forward_ms, standard.backward_ms, flash.forward_ms,
+             flash.backward_ms, standard.forward_ms / flash.forward_ms, standard.backward_ms / flash.backward_ms,
              format_bytes(standard.peak_bytes), format_bytes(flash.peak_bytes), kernel);
 }
 
 void benchmark(const VerifyOptions& options, Device device) {
   const int64_t batch = options.batch_size > 0 ? options.batch_size : device.is_cuda() ? 16 : 1;
   const int64_t size = options.img_size > 0 ? options.img_size : 384;
-  const std::vector<DType> dtypes = device.is_cuda() ? std::vector<DType>{f32, bf16} : std::vector<DType>{f32};
+  std::vector<Arithmetic> arithmetics{{f32}};
+  if (device.is_cuda()) arithmetics = {{f32}, {f32, true}, {bf16}};
   fmt::print("\nmilliseconds of one call on {}, standard attention {} TF32\n", device.str(),
              allow_tf32() && device.is_cuda() ? "with" : "without");
   fmt::print("{:<8} {:<5} {:<20} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8} {:>10} {:>10}\n", "", "", "", "standard",
              "backward", "flash", "backward", "speed-up", "backward", "memory", "flash");
-  for (const DType dtype : dtypes) {
+  for (const Arithmetic& one : arithmetics) {
     for (const int64_t pixels : {320, 352, 384, 416}) {
       const int64_t side = pixels / 16;
-      print_times(fmt::format("{} px", pixels), {batch, side * side, 8, 64}, dtype, device);
+      print_times(fmt::format("{} px", pixels), {batch, side * side, 8, 64}, one, device);
     }
   }
-  for (const DType dtype : dtypes) {
+  for (const Arithmetic& one : arithmetics) {
     int number = 0;
-    for (const StageAttention& stage : attention_stages({}, size, device, dtype)) {
-      print_times(fmt::format("stage {}", ++number), {batch, stage.tokens, stage.heads, stage.width}, dtype, device);
+    for (const StageAttention& stage : attention_stages({}, size, device, one.dtype)) {
+      print_times(fmt::format("stage {}", ++number), {batch, stage.tokens, stage.heads, stage.width}, one, device);
     }
   }
 }

@@ -11,6 +11,7 @@ namespace camo::flash {
 enum class Kernel {
   tiled,        // tiled_cpu.cpp
   mma,          // cuda/forward.cuh, cuda/backward.cuh, f32: cuda/f32_*.cuh; any rules
+  rounded,      // cuda/f32_wgmma*.cuh, f32 where TF32 is allowed: no rules; Hopper GPUs
   narrow,       // cuda/narrow_forward.cuh, cuda/narrow_backward.cuh: no rules
   whole,        // cuda/whole_backward.cuh: no rules, a block for each head
   wgmma,        // cuda/hopper_*.cuh: no rules but causality; Hopper GPUs

@@ -7,6 +7,7 @@
 
 #include "ops/attention/flash.h"
 #include "ops/attention/window.h"
+#include "ops/math_mode.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/runtime.h"
 #include "ops/attention/cuda/launch.h"
@@ -71,6 +72,10 @@ constexpr Line kTable[] = {
     {"flash (f16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::f16, 80, 1, 80, 80, kAny, 0, 1, 108},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 64, 64, kAny, 0},
     {"flash (bf16 narrow)", Kernel::narrow, Pass::forward, kCuda, DType::bf16, 80, 1, 80, 80, kAny, 0, 1, 108},
+    // f32 where TF32 is allowed: 11 bits of each number instead of 22, one product instead of three. But D 73 N 144:
+    // 34 + 95, and as whole heads with all bits 29 + 75.
+    {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 90, 65, 80, kAny, 144, 0},
+    {"flash (f32 as f16, TF32)", Kernel::rounded, {}, kCuda, DType::f32, 90, 3, 80, kAny, kAny, 0},
     // Masks, dropout and the rest.
     {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 1, 80, kAny, kAny, 0},
     {"flash (f32 as pairs of f16)", Kernel::mma, {}, kCuda, DType::f32, 80, 81, 128, kAny, kAny, 0, 1, 133},
@@ -113,6 +118,7 @@ bool takes(const Line& line, const AttentionCase& call) {
   const bool dense = call.plain && !call.causal;
   switch (line.kernel) {
     case Kernel::wgmma: return call.plain && runs_wgmma(call.device);
+    case Kernel::rounded: return dense && allow_tf32() && runs_wgmma(call.device);
     case Kernel::resident:
     case Kernel::short_wgmma: return dense && packed_window(call.width) <= line.window && runs_wgmma(call.device);
     case Kernel::narrow:

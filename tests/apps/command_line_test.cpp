@@ -327,7 +327,7 @@ TEST_F(CommandLine, BenchAttention) {
     EXPECT_LT(rows[0][way]["max_error"], 1e-5);
   }
   expect_failure("bench attention --shapes B1H2N40", 2, "--shapes: must be like B16H8N2304D20; got 'B1H2N40'");
-  expect_failure("bench attention --dtypes f8", 2, "--dtypes: must be f32, f16, bf16 or f64; got 'f8'");
+  expect_failure("bench attention --dtypes f8", 2, "--dtypes: must be f32, tf32, f16, bf16 or f64; got 'f8'");
 }
 
 TEST_F(CommandLine, FlashAttentionCanBeSwitchedOff) {

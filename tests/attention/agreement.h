@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/math_mode.h"
 #include "tests/attention/reference.h"
 #include "tests/support/test_support.h"
 
@@ -23,6 +24,18 @@ struct AttentionBounds {
   AttentionRoundings roundings;
 };
 AttentionBounds attention_bounds(DType dtype);
+
+/// Products of f32 numbers may be rounded to TF32 while it lives.
+class Tf32Allowed {
+ public:
+  explicit Tf32Allowed(bool allow = true) : before_(allow_tf32()) { set_allow_tf32(allow); }
+  ~Tf32Allowed() { set_allow_tf32(before_); }
+  Tf32Allowed(const Tf32Allowed&) = delete;
+  Tf32Allowed& operator=(const Tf32Allowed&) = delete;
+
+ private:
+  bool before_;
+};
 
 enum class Layout {
   dense,           // four tensors [B, N, H, D]

@@ -25,11 +25,11 @@ std::vector<std::string> split(const std::string& text) {
   return parts;
 }
 
-DType parse_dtype(const std::string& text) {
-  for (const DType dtype : {f32, f16, bf16, f64}) {
-    if (text == name(dtype)) return dtype;
+Arithmetic parse_arithmetic(const std::string& text) {
+  for (const Arithmetic& one : {Arithmetic{f32}, {f32, true}, {f16}, {bf16}, {f64}}) {
+    if (text == one.name()) return one;
   }
-  fail(ErrorCode::usage, "--dtypes: must be f32, f16, bf16 or f64; got '", text, "'");
+  fail(ErrorCode::usage, "--dtypes: must be f32, tf32, f16, bf16 or f64; got '", text, "'");
 }
 
 /// B16H8N2304D20.
@@ -68,11 +68,12 @@ std::vector<AttentionShape> shapes_of(const AttentionBenchOptions& options, Devi
   return shapes;
 }
 
-std::vector<DType> dtypes_of(const AttentionBenchOptions& options, Device device) {
-  std::vector<DType> dtypes;
-  for (const std::string& text : split(options.dtypes)) dtypes.push_back(parse_dtype(text));
-  if (dtypes.empty()) dtypes = device.is_cuda() ? std::vector<DType>{bf16, f16, f32} : std::vector<DType>{f32};
-  return dtypes;
+std::vector<Arithmetic> arithmetics_of(const AttentionBenchOptions& options, Device device) {
+  std::vector<Arithmetic> all;
+  for (const std::string& text : split(options.dtypes)) all.push_back(parse_arithmetic(text));
+  if (!all.empty()) return all;
+  if (device.is_cuda()) return {{bf16}, {f16}, {f32, true}, {f32}};
+  return {{f32}};
 }
 
 /// Of one direction of one call. `work`: 1, or 2.5 for backward, times 4 scores D operations.
@@ -101,17 +102,20 @@ void print_row(const std::string& what, const Json& row) {
              percent > 0 ? fmt::format("{:.0f}", percent) : std::string("-"), row["max_error"].get<double>());
 }
 
-Json measure(const AttentionShape& shape, DType dtype, Device device, double seconds) {
+Json measure(const AttentionShape& shape, const Arithmetic& arithmetic, Device device, double seconds) {
+  const Arithmetic::Scope scope(arithmetic);
+  const DType dtype = arithmetic.dtype;
   const auto timed = [&](AttentionInput input) {
     return time_attention(shape, dtype, device, AttentionBackend::automatic, input, seconds);
   };
   const std::string kernel = attention_kernel_name(device, dtype, shape.tokens, shape.tokens, shape.width);
-  fmt::print("{}, {}: {}\n", shape.text(), name(dtype), kernel);
+  fmt::print("{}, {}: {}\n", shape.text(), arithmetic.name(), kernel);
   const AttentionTiming dense = timed(AttentionInput::dense), fused = timed(AttentionInput::fused);
   const AttentionFloor floor = attention_floor(shape, dtype, device);
   const AttentionError error = attention_error(shape, dtype, device, AttentionBackend::automatic);
-  Json row{{"batch", shape.batch}, {"heads", shape.heads}, {"tokens", shape.tokens},        {"width", shape.width},
-           {"dtype", name(dtype)}, {"kernel", kernel},     {"peak_bytes", dense.peak_bytes}};
+  Json row{{"batch", shape.batch},          {"heads", shape.heads},       {"tokens", shape.tokens},
+           {"width", shape.width},          {"dtype", arithmetic.name()}, {"kernel", kernel},
+           {"peak_bytes", dense.peak_bytes}};
   row["forward"] = Row{dense.forward_ms, fused.forward_ms, floor.forward_ms, error.output}.json(shape, 1);
   row["backward"] = Row{dense.backward_ms, fused.backward_ms, floor.backward_ms, error.gradient}.json(shape, 2.5);
   print_row("forward", row["forward"]);
@@ -120,9 +124,11 @@ Json measure(const AttentionShape& shape, DType dtype, Device device, double sec
 }
 
 /// Peak memory of a forward and backward pass beyond its inputs, one head of 64.
-Json memory_table(DType dtype, Device device) {
+Json memory_table(const Arithmetic& arithmetic, Device device) {
+  const Arithmetic::Scope scope(arithmetic);
+  const DType dtype = arithmetic.dtype;
   const int64_t limit = device.is_cuda() ? int64_t{16} << 30 : int64_t{2} << 30;  // of standard attention
-  fmt::print("\nmemory of forward and backward beyond q, k, v and dy, {}, B1 H1 D64\n", name(dtype));
+  fmt::print("\nmemory of forward and backward beyond q, k, v and dy, {}, B1 H1 D64\n", arithmetic.name());
   fmt::print("{:>8} {:>14} {:>16}\n", "tokens", "flash", "standard");
   Json rows = Json::array();
   for (int64_t tokens = 1024; tokens <= 65536; tokens *= 2) {
@@ -146,7 +152,7 @@ Json memory_table(DType dtype, Device device) {
 
 Json run_attention_bench(const AttentionBenchOptions& options, Device device) {
   const std::vector<AttentionShape> shapes = shapes_of(options, device);
-  const std::vector<DType> dtypes = dtypes_of(options, device);
+  const std::vector<Arithmetic> arithmetics = arithmetics_of(options, device);
   fmt::print(
       "attention on {}{}; kernel: q, k, v as three tensors; end to end: slices of [B, N, 3 H D] and their whole "
       "gradient\n",
@@ -154,11 +160,11 @@ Json run_attention_bench(const AttentionBenchOptions& options, Device device) {
   fmt::print("  {:<9} {:>12} {:>12} {:>9} {:>11} {:>11}\n", "", "kernel us", "end to end", "TFLOP/s", "% of floor",
              "max error");
   Json result{{"bench", "attention"}, {"device", device.str()}, {"rows", Json::array()}};
-  for (const DType dtype : dtypes) {
-    for (const AttentionShape& shape : shapes) result["rows"].push_back(measure(shape, dtype, device, options.seconds));
+  for (const Arithmetic& one : arithmetics) {
+    for (const AttentionShape& shape : shapes) result["rows"].push_back(measure(shape, one, device, options.seconds));
   }
   if (options.memory) {
-    for (const DType dtype : dtypes) result["memory"][std::string(name(dtype))] = memory_table(dtype, device);
+    for (const Arithmetic& one : arithmetics) result["memory"][std::string(one.name())] = memory_table(one, device);
   }
   return result;
 }

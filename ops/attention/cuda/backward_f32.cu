@@ -8,10 +8,10 @@ namespace camo::flash {
 namespace halves {
 namespace {
 
-template <int kWidth, bool kImage, class Launch>
+template <class Layout, class Launch>
 void backward_with_halves(const Call<float>& call, Device device, Launch&& launch) {
   cudaStream_t stream = cuda::use(device);
-  constexpr int kRow = depth_row<kWidth, kImage>();
+  constexpr int kRow = Layout::kRow;
   const Workspace q(call, call.queries, kRow, device), k(call, call.keys, kRow, device);
   const Workspace v(call, call.keys, kRow, device), dy(call, call.queries, kRow, device);
   const int64_t tiles = int64_t{call.batch} * call.heads * tiles_of(call.queries);
@@ -27,7 +27,7 @@ void backward_with_halves(const Call<float>& call, Device device, Launch&& launc
   tasks.task[3].numbers = numbers;
   tasks.task[3].y = call.y;
   tasks.task[3].log_sum_exp = call.log_sum_exp;
-  launch_split<kWidth, kImage>(tasks, 4, stream);
+  launch_split<Layout>(tasks, 4, stream);
   launch(stream, q.halves(), k.halves(), v.halves(), dy.halves(), numbers);
 }
 
@@ -40,10 +40,11 @@ void launch_backward(const Call<float>& call, Device device) {
                           "f32_whole_backward_kernel", call, device);
     }
     if (is_wgmma(call, device)) {
-      return dispatch_wgmma_width(call.width, [&]<int kWidth>() {
-        using Keys = WgmmaBackward<kWidth, wgmma_shape(kWidth).keys>;
-        using Queries = WgmmaBackward<kWidth, wgmma_shape(kWidth).queries>;
-        backward_with_halves<kWidth, true>(
+      return dispatch_wgmma(call.width, call.rounded, [&]<int kWidth, int kParts>() {
+        constexpr WgmmaShape kShape = wgmma_shape(kWidth, kParts);
+        using Keys = WgmmaBackward<kWidth, kParts, kShape.keys, kShape.keys_blocks>;
+        using Queries = WgmmaBackward<kWidth, kParts, kShape.queries, kShape.queries_blocks>;
+        backward_with_halves<typename Keys::Layout>(
             call, device,
             [&](cudaStream_t stream, const Halves& q, const Halves& k, const Halves& v, const Halves& dy,
                 const RowNumbers& numbers) {
@@ -61,7 +62,7 @@ void launch_backward(const Call<float>& call, Device device) {
   }
   dispatch_width(call.width, [&]<int kWidth>() {
     using S = BackwardTiling<kWidth, backward_shape<kWidth>()>;
-    backward_with_halves<kWidth, false>(
+    backward_with_halves<typename S::Layout>(
         call, device,
         [&](cudaStream_t stream, const Halves& q, const Halves& k, const Halves& v, const Halves& dy,
             const RowNumbers& numbers) {

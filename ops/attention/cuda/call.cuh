@@ -41,6 +41,7 @@ struct Call {
   float* delta = nullptr;        // [B, H, Nq], sum over D of dy * y
   int batch = 0, heads = 0, queries = 0, keys = 0, width = 0;
   float scale = 1;
+  bool rounded = false;  // f32: numbers may be rounded to 11 bits
   Rules rules;
 };
 

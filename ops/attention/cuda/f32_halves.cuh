@@ -2,11 +2,12 @@
 //
 //   x * 2^s = high + low,  x y ~ (high_x high_y + high_x low_y + low_x high_y) 2^-(sx + sy)
 //
-// Each factor keeps 22 bits; the power of two, shared by 64 rows of a head, brings the largest of them to [2^13, 2^14),
-// so that neither range nor precision of halves matters before numbers 2^17 times smaller than the largest.
+// Each factor keeps 22 bits, or 11 where TF32 is allowed and high stands alone (kParts = 1); the power of two, shared
+// by 64 rows of a head, brings the largest of them to [2^13, 2^14), so that neither range nor precision of halves
+// matters before numbers 2^17 times smaller than the largest.
 //
 // Layouts of a row of D numbers, as operands read them from shared memory:
-//   by depth (contracted along D): high and low; where D is narrow (up to 37), all three products side by side in one
+//   by depth (contracted along D): high and low; where D is narrow (up to 40), all three products side by side in one
 //     contraction, so that 3 D is rounded up to 16 instead of D. Own rows of a warp hold
 //     [high | high | low], streamed rows [high | low | high]; the second section starts at a multiple of 8, and the
 //     third fills the gaps.
@@ -67,7 +68,8 @@ struct Source {
 /// For products that are contracted along D.
 template <int kWidth_>
 struct DepthLayout {
-  static constexpr int kWidth = kWidth_;
+  static constexpr int kWidth = kWidth_, kParts = 2;
+  static constexpr bool kImage = false;
   static constexpr bool kTiny = kWidth <= 2, kPacked = kWidth <= 40;
   static constexpr int kLow = round_up(kWidth, kPacked ? 8 : 16);  // where the low halves begin
   static constexpr int kRow = kPacked ? round_up(3 * kWidth, 16) : 2 * kLow;
@@ -92,12 +94,13 @@ struct DepthLayout {
 };
 
 /// For products that are contracted along D, where high and low are images of groups of 8 columns: a step of 16 takes
-/// any two groups, so that only each part's D is rounded up, to 8.
-template <int kWidth_>
+/// any two groups, so that only each part's D is rounded up, to 8. One part: high alone, to 16.
+template <int kWidth_, int kParts_>
 struct GroupLayout {
-  static constexpr int kWidth = kWidth_;
-  static constexpr int kLow = round_up(kWidth, 8), kGroups = kLow / 8;
-  static constexpr int kRow = 2 * kLow;
+  static constexpr int kWidth = kWidth_, kParts = kParts_;
+  static constexpr bool kImage = true;
+  static constexpr int kLow = round_up(kWidth, kParts == 1 ? 16 : 8), kGroups = kLow / 8;
+  static constexpr int kRow = kParts * kLow;
 
   static __device__ constexpr Source source(int column) {
     const int at = column < kLow ? column : column - kLow;
@@ -107,13 +110,13 @@ struct GroupLayout {
 };
 
 /// For products that are contracted along rows.
-template <int kWidth_>
+template <int kWidth_, int kParts_ = 2>
 struct RowsLayout {
-  static constexpr int kWidth = kWidth_;
+  static constexpr int kWidth = kWidth_, kParts = kParts_;
   static constexpr bool kOnes = kWidth <= 40;
   static constexpr int kLow = round_up(kWidth + (kOnes ? 1 : 0), 8);
   static constexpr int kColumns = kLow / 8;
-  static constexpr int kRow = 2 * kLow;
+  static constexpr int kRow = kParts * kLow;
   static constexpr int kPitch = kRow + 8;
 
   static __device__ constexpr Source source(int column) {
@@ -267,9 +270,9 @@ __device__ void store_image(__half2* to, const float* tile, float up, int width)
 }
 
 /// Grid: (B * tiles * H, tasks), heads fastest since they share lines of memory.
-template <int kWidth, bool kImage>
+template <class ByDepth>
 __global__ void __launch_bounds__(kSplitThreads) split_rows_kernel(const __grid_constant__ SplitTasks tasks) {
-  constexpr int kPitch = kWidth | 1;
+  constexpr int kWidth = ByDepth::kWidth, kPitch = kWidth | 1;
   extern __shared__ float tile[];  // [64][kPitch], twice for delta
   __shared__ float scratch[8];
   const SplitTask& task = tasks.task[blockIdx.y];
@@ -287,23 +290,22 @@ __global__ void __launch_bounds__(kSplitThreads) split_rows_kernel(const __grid_
   }
   const PowerOfTwo scale = scale_for(block_max(largest, scratch));
   if (threadIdx.x == 0) task.halves.down[number] = scale.down;
-  if (task.by_rows) {
-    using Layout = RowsLayout<kWidth>;
+  const auto store = [&]<class Layout>() {
     auto* to = reinterpret_cast<__half2*>(task.halves.rows + number * (kScaledRows * Layout::kRow));
-    if constexpr (kImage) store_image<Layout, kPitch>(to, tile, scale.up, width);
+    if constexpr (ByDepth::kImage) store_image<Layout, kPitch>(to, tile, scale.up, width);
     else store_halves<Layout, kPitch>(to, tile, scale.up, width);
-  } else {
-    using Layout = std::conditional_t<kImage, GroupLayout<kWidth>, DepthLayout<kWidth>>;
-    auto* to = reinterpret_cast<__half2*>(task.halves.rows + number * (kScaledRows * Layout::kRow));
-    if constexpr (kImage) store_image<Layout, kPitch>(to, tile, scale.up, width);
-    else store_halves<Layout, kPitch>(to, tile, scale.up, width);
-  }
+  };
+  if (task.by_rows) store.template operator()<RowsLayout<kWidth, ByDepth::kParts>>();
+  else store.template operator()<ByDepth>();
   if (!task.numbers.rows) return;
 
   const int row = threadIdx.x / 2;
   float delta = 0;
   for (int column = threadIdx.x % 2; column < width; column += 2) {
-    delta = fmaf(tile[row * kPitch + column], tile[(kScaledRows + row) * kPitch + column], delta);
+    float dy = tile[row * kPitch + column];
+    // dP is of rounded dy. A row of dS that does not sum to 0 would reach dq times the mean of the keys.
+    if constexpr (ByDepth::kParts == 1) dy = part_of(dy * scale.up, Part::high) * scale.down;
+    delta = fmaf(dy, tile[(kScaledRows + row) * kPitch + column], delta);
   }
   delta += __shfl_xor_sync(~0u, delta, 1);
   if (threadIdx.x % 2 == 0) {

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 
 #include "core/tensor.h"
 #include "ops/attention/cuda/f32_shapes.cuh"
 #include "ops/attention/cuda/f32_whole.cuh"
+#include "ops/attention/cuda/launch.h"
 
 namespace camo::flash::halves {
 
@@ -43,13 +42,7 @@ class Workspace {
   Tensor rows_, down_;
 };
 
-/// Halves of a row for products by depth.
-template <int kWidth, bool kImage>
-constexpr int depth_row() {
-  if constexpr (kImage) return GroupLayout<kWidth>::kRow;
-  else return DepthLayout<kWidth>::kRow;
-}
-template <int kWidth, bool kImage>
+template <class ByDepth>
 void launch_split(const SplitTasks& tasks, unsigned count, cudaStream_t stream) {
   unsigned blocks = 0;
   bool with_delta = false;
@@ -57,9 +50,9 @@ void launch_split(const SplitTasks& tasks, unsigned count, cudaStream_t stream) 
     blocks = std::max(blocks, tasks.task[i].blocks);
     with_delta |= tasks.task[i].numbers.rows != nullptr;
   }
-  const int bytes = split_bytes<kWidth>(with_delta);
-  allow_shared(split_rows_kernel<kWidth, kImage>, bytes);
-  split_rows_kernel<kWidth, kImage><<<dim3(blocks, count), kSplitThreads, bytes, stream>>>(tasks);
+  const int bytes = split_bytes<ByDepth::kWidth>(with_delta);
+  allow_shared(split_rows_kernel<ByDepth>, bytes);
+  split_rows_kernel<ByDepth><<<dim3(blocks, count), kSplitThreads, bytes, stream>>>(tasks);
   CAMO_LAUNCHED("split_rows_kernel");
 }
 
@@ -68,39 +61,14 @@ inline bool is_dense(const Call<float>& call) {
   return call.rules.kind == MaskKind::none && !call.rules.causal && call.rules.dropout <= 0 && call.scale > 0;
 }
 
-/// Has shared memory in code for sm_90a alone.
-template <class>
-__global__ void wgmma_probe_kernel(int* out) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ volatile int present;
-  present = 1;
-  *out = present;
-#endif
-}
-/// Whether a device runs the kernels of f32_wgmma*.cuh: compute capability 9.0, and the program has code for it
-/// (CMAKE_CUDA_ARCHITECTURES 90a).
-inline bool has_wgmma(Device device) {
-  static std::mutex mutex;
-  static std::map<int, bool> known;
-  const std::lock_guard lock(mutex);
-  const auto [entry, is_new] = known.try_emplace(device.index, false);
-  if (is_new && cuda::device_info(device).major == 9) {
-    cuda::use(device);
-    cudaFuncAttributes attributes{};
-    CAMO_CUDA(cudaFuncGetAttributes(&attributes, wgmma_probe_kernel<void>));
-    entry->second = attributes.sharedSizeBytes > 0;
-  }
-  return entry->second;
-}
-
 /// Whether the kernels of f32_whole*.cuh take a call without rules. They fit the shared memory of capability 9.0.
 inline bool is_whole(const Call<float>& call, Device device) {
-  return call.width > 40 && call.width <= WholeHead::kWidth &&
+  return !call.rounded && call.width > 40 && call.width <= WholeHead::kWidth &&
          std::max(call.queries, call.keys) <= WholeHead::kTokens && cuda::device_info(device).major == 9;
 }
 /// Whether those of f32_wgmma*.cuh take it.
 inline bool is_wgmma(const Call<float>& call, Device device) {
-  return call.width > kTiny && call.width <= kWidestWgmma && has_wgmma(device);
+  return call.width > kTiny && call.width <= kWidestWgmma && has_hopper_kernels(device);
 }
 
 inline void launch_whole(void (*kernel)(Call<float>), int threads, int bytes, const char* name, const Call<float>& call,

@@ -50,26 +50,38 @@ void dispatch_width(int width, Fn&& fn) {
   else fn.template operator()<256>();
 }
 
-/// Warpgroups of a block on sm_90a, and blocks of a multiprocessor in forward: as many as the registers allow.
+/// Warpgroups of a block on sm_90a, and blocks of a multiprocessor, at least: as many as the registers allow.
 struct WgmmaShape {
-  int forward, forward_blocks, keys, queries;
+  int forward, forward_blocks, keys, keys_blocks, queries, queries_blocks;
 };
-constexpr WgmmaShape wgmma_shape(int width) {
-  if (width <= 15) return {3, 2, 3, 2};
-  if (width <= 23) return {2, 3, 3, 2};
-  if (width <= 39) return {2, 2, 3, 3};
-  if (width <= 64) return {3, 1, 2, 3};
-  return {2, 1, 2, 2};
+constexpr WgmmaShape wgmma_shape(int width, int parts) {
+  if (parts == 1) {
+    if (width <= 15) return {2, 4, 4, 1, 2, 2};
+    if (width <= 23) return {2, 3, 1, 4, 2, 2};
+    if (width <= 39) return {3, 2, 3, 1, 3, 1};
+    if (width <= 64) return {2, 2, 3, 1, 2, 2};
+    return {4, 1, 3, 1, 3, 1};
+  }
+  if (width <= 15) return {3, 2, 3, 1, 2, 1};
+  if (width <= 23) return {2, 3, 3, 1, 2, 1};
+  if (width <= 39) return {2, 2, 3, 1, 3, 1};
+  if (width <= 64) return {3, 1, 2, 1, 3, 1};
+  return {2, 1, 2, 1, 2, 1};
 }
 inline constexpr int kTiny = 2;          // up to here three parts of each number are multiplied, by mma.sync
 inline constexpr int kWidestWgmma = 80;  // beyond, the gradients of 64 rows do not fit the registers
+/// Calls fn.template operator()<kWidth, kParts>(), of one part where numbers are rounded.
 template <class Fn>
-void dispatch_wgmma_width(int width, Fn&& fn) {
-  if (width <= 15) fn.template operator()<15>();
-  else if (width <= 23) fn.template operator()<23>();
-  else if (width <= 39) fn.template operator()<39>();
-  else if (width <= 64) fn.template operator()<64>();
-  else fn.template operator()<80>();
+void dispatch_wgmma(int width, bool rounded, Fn&& fn) {
+  const auto of_width = [&]<int kWidth>() {
+    if (rounded) fn.template operator()<kWidth, 1>();
+    else fn.template operator()<kWidth, 2>();
+  };
+  if (width <= 15) of_width.template operator()<15>();
+  else if (width <= 23) of_width.template operator()<23>();
+  else if (width <= 39) of_width.template operator()<39>();
+  else if (width <= 64) of_width.template operator()<64>();
+  else of_width.template operator()<80>();
 }
 
 }  // namespace camo::flash::halves

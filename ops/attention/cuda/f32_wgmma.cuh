@@ -1,11 +1,15 @@
 // f32 attention on sm_90a for D up to 80: what f32_forward.cuh and f32_backward.cuh do with mma.sync, by wgmma.
 //
 // Decomposition: keys and values (for backward all operands) are split once per head into images of tiles, 64 rows
-// each, just as wgmma reads them from shared memory, so that one bulk copy per tile suffices. A block has kGroups
-// warpgroups, each with 64 rows of its own, which its warps split themselves; scores and weights live in registers.
-// There is no warp of its own for copies: it would take registers from the others. Bound by: tensor cores, and the
-// waits between products and exponentials of a warpgroup.
+// each, just as wgmma reads them from shared memory, so that one bulk copy per tile suffices. Where TF32 is allowed,
+// halves are rounded instead of split: 11 bits, as many as TF32 has (if not its range: beyond 2^27 below the largest of
+// 64 rows they become fewer), and one product replaces three. A block has kGroups warpgroups, each with 64 rows of its
+// own, which its warps split themselves; scores and weights live in registers. There is no warp of its own for copies:
+// it would take registers from the others. Bound by: tensor cores, and the waits between products and exponentials of a
+// warpgroup.
 #pragma once
+
+#include <type_traits>
 
 #include "ops/attention/cuda/f32_warp.cuh"
 #include "ops/attention/cuda/f32_wgmma_ptx.cuh"
@@ -28,9 +32,9 @@ __device__ inline uint64_t by_rows(const __half* image) { return matrix_descript
 inline constexpr uint64_t kNextColumns = kImageColumnBytes / 16, kNextRows = 128 / 16;
 
 /// Own rows of a warpgroup as an image, split by each warp with a scale of its own.
-template <int kWidth>
+template <class Layout>
 struct OwnImage {
-  using Layout = GroupLayout<kWidth>;
+  static constexpr int kWidth = Layout::kWidth;
   static constexpr int kHalves = kImageRows * Layout::kRow;
   static constexpr int kStagingPitch = kWidth | 1, kStagingFloats = 16 * kStagingPitch;  // of a warp
 
@@ -62,9 +66,9 @@ struct OwnImage {
 };
 
 /// scores = own rows times the transpose of tile rows, both scaled. [64, D] x [D, 64]. Begins, does not wait.
-template <int kWidth>
+template <class Layout>
 __device__ void begin_by_depth(float (&scores)[8][4], const __half* own, const __half* tile) {
-  constexpr int kGroups = GroupLayout<kWidth>::kGroups, kLow = kGroups, kPairs = kGroups / 2 * 2;
+  constexpr int kGroups = Layout::kGroups, kLow = kGroups, kPairs = kGroups / 2 * 2;
   constexpr int kLast = kGroups - 1, kLastLow = kLow + kLast;
   const uint64_t a = by_depth(own), b = by_depth(tile);
   int accumulate = 0;
@@ -74,37 +78,70 @@ __device__ void begin_by_depth(float (&scores)[8][4], const __half* own, const _
   };
   // Tensor cores truncate sums to 24 bits at each step: the small products come first. An odd group of low times high
   // goes with one of low times low, and one of high times low with one of high times high.
+  if constexpr (Layout::kParts == 2) {
 #pragma unroll
-  for (int i = 0; i < kPairs; i += 2) {
-    add(groups_of(kLow + i, kLow + i + 1), groups_of(i, i + 1));
-    add(groups_of(i, i + 1), groups_of(kLow + i, kLow + i + 1));
-  }
-  if (kGroups % 2) {
-    add(groups_of(kLastLow, kLastLow), groups_of(kLast, kLastLow));
-    add(groups_of(kLast, kLast), groups_of(kLast, kLastLow));
+    for (int i = 0; i < kPairs; i += 2) {
+      add(groups_of(kLow + i, kLow + i + 1), groups_of(i, i + 1));
+      add(groups_of(i, i + 1), groups_of(kLow + i, kLow + i + 1));
+    }
+    if (kGroups % 2) {
+      add(groups_of(kLastLow, kLastLow), groups_of(kLast, kLastLow));
+      add(groups_of(kLast, kLast), groups_of(kLast, kLastLow));
+    }
   }
 #pragma unroll
   for (int i = 0; i < kPairs; i += 2) add(groups_of(i, i + 1), groups_of(i, i + 1));
 }
+/// Weights of 16 rows and 16 columns as a left operand, high alone.
+struct RoundedWeights {
+  uint32_t high[4];
+
+  __device__ RoundedWeights() {}
+  __device__ RoundedWeights(const float (&left)[4], const float (&right)[4])
+      : high{round(left[0], left[1]), round(left[2], left[3]), round(right[0], right[1]), round(right[2], right[3])} {}
+  /// Adds what they were rounded to, of rows g and g + 8.
+  __device__ void add_to(float (&total)[2]) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = __half22float2(reinterpret_cast<const __half2&>(high[i]));
+      total[i % 2] += pair.x + pair.y;
+    }
+  }
+
+ private:
+  static __device__ uint32_t round(float x, float y) {
+    const __half2 rounded = __floats2half2_rn(x, y);
+    return reinterpret_cast<const uint32_t&>(rounded);
+  }
+};
+/// Weights of 64 rows and columns as left operands of Layout's products.
+template <class Layout>
+struct TileWeights {
+  std::conditional_t<Layout::kParts == 1, RoundedWeights, SplitWeights> step[4];
+
+  explicit __device__ TileWeights(const float (&x)[8][4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) step[i] = {x[2 * i], x[2 * i + 1]};
+  }
+};
 /// sums = weights times tile rows. [64, 64] x [64, 8 kColumns]. Begins, does not wait.
 template <class Layout, int kColumns>
-__device__ void begin_by_rows(float (&sums)[kColumns][4], const SplitWeights (&weights)[4], const __half* tile) {
+__device__ void begin_by_rows(float (&sums)[kColumns][4], const TileWeights<Layout>& weights, const __half* tile) {
   constexpr uint64_t kLow = Layout::kLow / 8 * kNextColumns;
   const uint64_t b = by_rows(tile);
+  if constexpr (Layout::kParts == 2) {
 #pragma unroll
-  for (int step = 0; step < 4; ++step) {
-    const uint64_t at = b + 2 * step * kNextRows;
-    multiply_registers<kColumns>(sums, weights[step].low, at, step > 0);
-    multiply_registers<kColumns>(sums, weights[step].high, at + kLow, 1);
+    for (int step = 0; step < 4; ++step) {
+      const uint64_t at = b + 2 * step * kNextRows;
+      multiply_registers<kColumns>(sums, weights.step[step].low, at, step > 0);
+      multiply_registers<kColumns>(sums, weights.step[step].high, at + kLow, 1);
+    }
   }
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
-    multiply_registers<kColumns>(sums, weights[step].high, b + 2 * step * kNextRows, 1);
+    multiply_registers<kColumns>(sums, weights.step[step].high, b + 2 * step * kNextRows,
+                                 Layout::kParts == 2 || step > 0);
   }
-}
-__device__ inline void split_tile(SplitWeights (&to)[4], const float (&x)[8][4]) {
-#pragma unroll
-  for (int step = 0; step < 4; ++step) to[step] = SplitWeights(x[2 * step], x[2 * step + 1]);
 }
 template <int kColumns>
 __device__ void add_scaled(float (&to)[kColumns][4], const float (&x)[kColumns][4], float factor) {

@@ -6,11 +6,11 @@
 
 namespace camo::flash::halves {
 
-template <int kWidth_, int kGroups_, int kBlocks_ = 1>
+template <int kWidth_, int kParts, int kGroups_, int kBlocks_ = 1>
 struct WgmmaBackward {
   static constexpr int kWidth = kWidth_, kGroups = kGroups_, kBlocks = kBlocks_;
-  using Layout = GroupLayout<kWidth>;
-  using Own = OwnImage<kWidth>;
+  using Layout = GroupLayout<kWidth, kParts>;
+  using Own = OwnImage<Layout>;
   static constexpr int kRows = kGroups * kImageRows, kThreads = 128 * kGroups, kColumns = round_up(kWidth, 8) / 8;
   static constexpr int kTileHalves = kImageRows * Layout::kRow, kTileBytes = 2 * kTileHalves;
   static constexpr int kNumbersBytes = kImageRows * static_cast<int>(sizeof(float2));
@@ -76,9 +76,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     }
     float p[8][4], grads[8][4], sums[S::kColumns][4];  // [keys, queries]
     products_begin();
-    begin_by_depth<S::kWidth>(p, own_k, q);
+    begin_by_depth<Layout>(p, own_k, q);
     products_commit();
-    begin_by_depth<S::kWidth>(grads, own_v, dy);
+    begin_by_depth<Layout>(grads, own_v, dy);
     products_commit();
     pipeline.proceed(tile, tiles, copy);
     products_wait<1>();
@@ -97,16 +97,15 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
         grads[n][e] = p[n][e] * fmaf(grads[n][e], dp_unit, -scale.up * (e % 2 ? number.w : number.y));
       }
     }
-    SplitWeights weights[4];
-    split_tile(weights, p);
+    const TileWeights<Layout> weights(p);
     products_begin();
     begin_by_rows<Layout>(sums, weights, dy);
     products_commit();
     products_wait<0>();
     add_scaled(dv, sums, dy_down * RowNumbers::kUnlift);
-    split_tile(weights, grads);
+    const TileWeights<Layout> grad_weights(grads);
     products_begin();
-    begin_by_rows<Layout>(sums, weights, q);
+    begin_by_rows<Layout>(sums, grad_weights, q);
     products_commit();
     products_wait<0>();
     pipeline.release(tile);
@@ -176,9 +175,9 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     }
     float p[8][4], grads[8][4], sums[S::kColumns][4];  // [queries, keys]
     products_begin();
-    begin_by_depth<S::kWidth>(p, own_q, k);
+    begin_by_depth<Layout>(p, own_q, k);
     products_commit();
-    begin_by_depth<S::kWidth>(grads, own_dy, v);
+    begin_by_depth<Layout>(grads, own_dy, v);
     products_commit();
     pipeline.proceed(tile, tiles, copy);
     products_wait<1>();
@@ -202,8 +201,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 #pragma unroll
       for (int e = 0; e < 4; ++e) grads[n][e] = p[n][e] * fmaf(grads[n][e], dp_unit, -row_delta[e / 2]);
     }
-    SplitWeights weights[4];
-    split_tile(weights, grads);
+    const TileWeights<Layout> weights(grads);
     products_begin();
     begin_by_rows<Layout>(sums, weights, k);
     products_commit();

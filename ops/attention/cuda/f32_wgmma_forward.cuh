@@ -5,12 +5,12 @@
 
 namespace camo::flash::halves {
 
-template <int kWidth_, int kGroups_, int kBlocks_ = 1>
+template <int kWidth_, int kParts, int kGroups_, int kBlocks_ = 1>
 struct WgmmaForward {
   static constexpr int kWidth = kWidth_, kGroups = kGroups_, kBlocks = kBlocks_;
-  using Keys = GroupLayout<kWidth>;
-  using Values = RowsLayout<kWidth>;
-  using Own = OwnImage<kWidth>;
+  using Keys = GroupLayout<kWidth, kParts>;
+  using Values = RowsLayout<kWidth, kParts>;
+  using Own = OwnImage<Keys>;
   static constexpr int kRows = kGroups * kImageRows, kThreads = 128 * kGroups, kColumns = Values::kColumns;
   static constexpr int kKeysBytes = 2 * kImageRows * Keys::kRow, kValuesBytes = 2 * kImageRows * Values::kRow;
   static constexpr int kStageBytes = kKeysBytes + kValuesBytes, kOwnOffset = 2 * kStageBytes;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     }
     float scores[8][4];
     products_begin();
-    begin_by_depth<S::kWidth>(scores, own, reinterpret_cast<const __half*>(stage));
+    begin_by_depth<Keys>(scores, own, reinterpret_cast<const __half*>(stage));
     products_commit();
     pipeline.proceed(tile, tiles, copy);
     products_wait<0>();
@@ -104,11 +104,14 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         scores[n][e] = exp2_approximate(fmaf(scores[n][e], unit, -shift[e / 2]));
-        if constexpr (!Values::kOnes) total[e / 2] += scores[n][e];
+        if constexpr (!Values::kOnes && Values::kParts == 2) total[e / 2] += scores[n][e];
       }
     }
-    SplitWeights weights[4];
-    split_tile(weights, scores);
+    const TileWeights<Values> weights(scores);
+    if constexpr (!Values::kOnes && Values::kParts == 1) {
+#pragma unroll
+      for (const RoundedWeights& step : weights.step) step.add_to(total);
+    }
     float sums[S::kColumns][4];
     products_begin();
     begin_by_rows<Values>(sums, weights, reinterpret_cast<const __half*>(stage + S::kKeysBytes));

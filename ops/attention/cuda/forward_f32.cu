@@ -8,18 +8,17 @@ namespace camo::flash {
 namespace halves {
 namespace {
 
-template <int kWidth, bool kImage, class Launch>
-void forward_with_halves(const Call<float>& call, Device device, Launch&& launch) {
+template <class S, class Kernel>
+void forward_with_halves(const Call<float>& call, Device device, Kernel kernel, const char* name) {
   cudaStream_t stream = cuda::use(device);
-  const Workspace keys(call, call.keys, depth_row<kWidth, kImage>(), device);
-  const Workspace values(call, call.keys, RowsLayout<kWidth>::kRow, device);
+  const Workspace keys(call, call.keys, S::Keys::kRow, device), values(call, call.keys, S::Values::kRow, device);
   SplitTasks tasks;
   tasks.heads = call.heads;
   tasks.width = call.width;
   tasks.task[0] = keys.task(call.k, call.keys, false);
   tasks.task[1] = values.task(call.v, call.keys, true);
-  launch_split<kWidth, kImage>(tasks, 2, stream);
-  launch(stream, keys.halves(), values.halves());
+  launch_split<typename S::Keys>(tasks, 2, stream);
+  launch_rows<S>(kernel, name, call.queries, stream, call, keys.halves(), values.halves());
 }
 
 template <class Policy>
@@ -30,19 +29,16 @@ void launch_forward(const Call<float>& call, Device device) {
                           "f32_whole_forward_kernel", call, device);
     }
     if (is_wgmma(call, device)) {
-      return dispatch_wgmma_width(call.width, [&]<int kWidth>() {
-        using S = WgmmaForward<kWidth, wgmma_shape(kWidth).forward, wgmma_shape(kWidth).forward_blocks>;
-        forward_with_halves<kWidth, true>(call, device, [&](cudaStream_t stream, const Halves& k, const Halves& v) {
-          launch_rows<S>(f32_wgmma_forward_kernel<S>, "f32_wgmma_forward_kernel", call.queries, stream, call, k, v);
-        });
+      return dispatch_wgmma(call.width, call.rounded, [&]<int kWidth, int kParts>() {
+        constexpr WgmmaShape kShape = wgmma_shape(kWidth, kParts);
+        using S = WgmmaForward<kWidth, kParts, kShape.forward, kShape.forward_blocks>;
+        forward_with_halves<S>(call, device, f32_wgmma_forward_kernel<S>, "f32_wgmma_forward_kernel");
       });
     }
   }
   dispatch_width(call.width, [&]<int kWidth>() {
     using S = ForwardTiling<kWidth, forward_shape<kWidth>()>;
-    forward_with_halves<kWidth, false>(call, device, [&](cudaStream_t stream, const Halves& k, const Halves& v) {
-      launch_rows<S>(f32_forward_kernel<S, Policy>, "f32_forward_kernel", call.queries, stream, call, k, v);
-    });
+    forward_with_halves<S>(call, device, f32_forward_kernel<S, Policy>, "f32_forward_kernel");
   });
 }
 

@@ -182,6 +182,7 @@ void forward_cuda(const AttentionProblem& problem, const Tensor& y, const Tensor
   dispatch(problem.q.dtype(), [&]<class T>() {
     const auto call = [&](const AttentionProblem& inputs) {
       Call<T> all = call_of<T>(inputs);
+      all.rounded = kernel == Kernel::rounded;
       all.out = heads_of<T>(y);
       all.log_sum_exp = log_sum_exp.data<float>();
       return all;
@@ -219,8 +220,12 @@ void backward_cuda(const AttentionProblem& problem, const Tensor& y, const Tenso
       }
     }
     Call<T> call = backward_call_of<T>(problem, y, log_sum_exp, dy, gradients);
-    const Tensor delta = empty(log_sum_exp.shape(), f32, y.device());
-    call.delta = delta.data<float>();
+    call.rounded = kernel == Kernel::rounded;
+    Tensor delta;
+    if constexpr (sizeof(T) == 2) {
+      delta = empty(log_sum_exp.shape(), f32, y.device());
+      call.delta = delta.data<float>();
+    }
     backward<T>(call, y.device());
   });
 }
