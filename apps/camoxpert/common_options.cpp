@@ -16,7 +16,7 @@ void CommonOptions::add_to(CLI::App& command) {
   command.add_option("--threads", threads, "CPU threads; 0 uses all cores")->capture_default_str();
   command
       .add_flag("--tf32,!--no-tf32", tf32,
-                "On a GPU, round the factors of matrix products and convolutions to TF32 (default: on)")
+                "On a GPU, round the factors of products, convolutions and attention to TF32 (default: on)")
       ->default_str("true");  // config.toml says false of flags without a default
   command.add_flag("--autotune", autotune, "On a GPU, time the candidates for each convolution at its first use");
   command.add_option("--sdpa-backend", sdpa_backend, "Attention: flash (tiles of scores), math (all scores) or auto")
