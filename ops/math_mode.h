@@ -8,6 +8,17 @@ namespace camo {
 /// change between the forward and the backward pass of a graph. Default off.
 bool allow_tf32();
 void set_allow_tf32(bool allow);
+/// Sets it while this lives.
+class Tf32Scope {
+ public:
+  explicit Tf32Scope(bool allow) : before_(allow_tf32()) { set_allow_tf32(allow); }
+  ~Tf32Scope() { set_allow_tf32(before_); }
+  Tf32Scope(const Tf32Scope&) = delete;
+  Tf32Scope& operator=(const Tf32Scope&) = delete;
+
+ private:
+  bool before_;
+};
 
 /// Whether convolutions time the candidates of cuDNN at the first call with a shape and keep the fastest, instead of
 /// taking the one that cuDNN's heuristics put first. The choice, and so the last bits of results, may then differ from

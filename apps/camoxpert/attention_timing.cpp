@@ -13,6 +13,7 @@
 #include "core/autograd.h"
 #include "core/random.h"
 #include "ops/elementwise.h"
+#include "ops/math_mode.h"
 #include "ops/shape_ops.h"
 #ifdef CAMO_WITH_CUDA
 #include "core/cuda/graph.h"

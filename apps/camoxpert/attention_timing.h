@@ -7,7 +7,6 @@
 
 #include "apps/camoxpert/bench/op_cost.h"
 #include "ops/attention.h"
-#include "ops/math_mode.h"
 
 namespace camo::app {
 
@@ -18,23 +17,12 @@ struct AttentionShape {
   std::string text() const;  // B16 H8 N2304 D20
 };
 
-/// What a call computes in. On a GPU, f32 and TF32 (the same tensors, where set_allow_tf32(true)) are two.
+/// What a call computes in. On a GPU, f32 and TF32 (the same tensors in a Tf32Scope(true)) are two.
 struct Arithmetic {
   DType dtype = f32;
   bool tf32 = false;
 
   std::string_view name() const { return tf32 ? "tf32" : camo::name(dtype); }
-  /// Sets allow_tf32() while it lives.
-  class Scope {
-   public:
-    explicit Scope(const Arithmetic& arithmetic) : before_(allow_tf32()) { set_allow_tf32(arithmetic.tf32); }
-    ~Scope() { set_allow_tf32(before_); }
-    Scope(const Scope&) = delete;
-    Scope& operator=(const Scope&) = delete;
-
-   private:
-    bool before_;
-  };
 };
 
 /// Where q, k and v lie.

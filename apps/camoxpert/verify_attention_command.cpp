@@ -98,7 +98,7 @@ bool verify_tensors(Device device) {
              "max", "mean", "grad max", "grad mean", "vs f64");
   bool all_ok = true;
   for (const Arithmetic& arithmetic : arithmetics) {
-    const Arithmetic::Scope scope(arithmetic);
+    const Tf32Scope scope(arithmetic.tf32);
     const DType dtype = arithmetic.dtype;
     for (const auto& [shape, scale] : cases) {
       const auto random = [&] {
@@ -217,7 +217,7 @@ void print_times(const std::string& what, const AttentionShape& shape, const Ari
   AttentionTiming flash;
   std::string kernel;
   {
-    const Arithmetic::Scope scope(arithmetic);
+    const Tf32Scope scope(arithmetic.tf32);
     flash = timed(AttentionBackend::flash);
     kernel = attention_kernel_name(device, dtype, shape.tokens, shape.tokens, shape.width, AttentionBackend::flash);
   }

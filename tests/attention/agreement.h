@@ -25,18 +25,6 @@ struct AttentionBounds {
 };
 AttentionBounds attention_bounds(DType dtype);
 
-/// Products of f32 numbers may be rounded to TF32 while it lives.
-class Tf32Allowed {
- public:
-  explicit Tf32Allowed(bool allow = true) : before_(allow_tf32()) { set_allow_tf32(allow); }
-  ~Tf32Allowed() { set_allow_tf32(before_); }
-  Tf32Allowed(const Tf32Allowed&) = delete;
-  Tf32Allowed& operator=(const Tf32Allowed&) = delete;
-
- private:
-  bool before_;
-};
-
 enum class Layout {
   dense,           // four tensors [B, N, H, D]
   fused,           // q, k, v as slices of [B, N, 3, H, D], as a projection leaves them (needs Nq = Nk)

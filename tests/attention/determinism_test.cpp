@@ -59,7 +59,7 @@ TEST(FlashDeterminism, FiftyRuns) {
                                       {36, true},
                                       {64, true}}) {
       if (tf32 && (dtype != f32 || !gpu)) continue;
-      const Tf32Allowed scope(tf32);
+      const Tf32Scope scope(tf32);
       const AttentionInputs in(2, gpu ? 700 : 130, gpu ? 700 : 130, gpu ? 4 : 2, width, dtype);
       const AttentionOptions options{.dropout = width == 20 ? 0.1 : 0.0, .dropout_key = {2, 3}};
       const AttentionOutputs first = flash(in, options);
@@ -80,7 +80,7 @@ TEST(FlashDeterminism, AlternatingInputs) {
   for (const DType dtype : flash_dtypes()) {
     for (const auto& [width, tf32] : {std::pair{10, false}, {36, false}, {64, false}, {10, true}, {64, true}}) {
       if (tf32 && (dtype != f32 || !gpu)) continue;
-      const Tf32Allowed scope(tf32);
+      const Tf32Scope scope(tf32);
       const AttentionInputs inputs[] = {{1, 64, 64, 1, width, dtype}, {1, 64, 64, 1, width, dtype}};
       const AttentionOutputs expected[] = {flash(inputs[0]), flash(inputs[1])};
       for (int run = 0; run < (gpu ? 100 : 4); ++run) {

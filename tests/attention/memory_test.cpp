@@ -107,7 +107,7 @@ TEST(FlashMemory, SmallCalls) {
         EXPECT_TRUE(bitwise_equal(flash(in, options).dq, flash(in, options).dq)) << in.text();
       }
       if (dtype != f32) continue;
-      const Tf32Allowed tf32;
+      const Tf32Scope scope(true);
       EXPECT_TRUE(bitwise_equal(flash(in).dq, flash(in).dq)) << in.text() << ", TF32";
     }
   }

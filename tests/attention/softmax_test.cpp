@@ -75,7 +75,7 @@ TEST(FlashSoftmax, AnyMagnitude) {
                                       {36, true},
                                       {64, true},
                                       {73, true}}) {
-      const Tf32Allowed scope(tf32);
+      const Tf32Scope scope(tf32);
       const AttentionInputs in(1, 150, 130, 2, width, dtype);
       AttentionInputs scaled = in;
       scaled.q = in.q * 0x1p12;

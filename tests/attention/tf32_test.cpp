@@ -23,7 +23,7 @@ struct FlashTf32 : ::testing::Test {
 };
 
 TEST_F(FlashTf32, EveryWidth) {
-  const Tf32Allowed tf32;
+  const Tf32Scope scope(true);
   for (const int64_t width : {1, 2, 3, 8, 10, 15, 16, 17, 20, 23, 24, 31, 36, 39, 40, 41, 48, 49, 64, 65, 73, 80, 81}) {
     expect_agrees({2, 70, 83, 2, width, f32});
     expect_agrees(AttentionInputs{1, 145, 145, 3, width, f32}.as(Layout::fused));
@@ -31,7 +31,7 @@ TEST_F(FlashTf32, EveryWidth) {
 }
 
 TEST_F(FlashTf32, EveryTokenCount) {
-  const Tf32Allowed tf32;
+  const Tf32Scope scope(true);
   constexpr int64_t kWidths[] = {10, 20, 36, 64, 73};
   size_t turn = 0;
   for (const int64_t tokens : {16, 17, 63, 64, 65, 127, 128, 129, 144, 191, 192, 193, 256, 257, 400, 576, 676}) {
@@ -45,7 +45,7 @@ TEST_F(FlashTf32, EveryTokenCount) {
 }
 
 TEST_F(FlashTf32, EveryLayout) {
-  const Tf32Allowed tf32;
+  const Tf32Scope scope(true);
   for (const int64_t width : {10, 20, 36, 64, 73}) {
     for (const Layout layout : kLayouts) expect_agrees(AttentionInputs(2, 144, 144, 3, width, f32).as(layout));
   }
@@ -53,7 +53,7 @@ TEST_F(FlashTf32, EveryLayout) {
 
 /// A projection with a bias: what all keys have in common, a row of dS that does not sum to 0 would multiply.
 TEST_F(FlashTf32, CommonOffsets) {
-  const Tf32Allowed tf32;
+  const Tf32Scope scope(true);
   for (const int64_t width : {10, 20, 36, 64}) {
     AttentionInputs in(1, 400, 400, 2, width, f32);
     const Tensor offset = random_normal({1, 1, 1, width}, 2, f32);
@@ -65,7 +65,7 @@ TEST_F(FlashTf32, CommonOffsets) {
 
 /// The gradients of queries whose dy is small are exact relative to themselves.
 TEST_F(FlashTf32, MagnitudesOfRowsMayDiffer) {
-  const Tf32Allowed tf32;
+  const Tf32Scope scope(true);
   for (const int64_t width : {10, 64}) {
     const AttentionInputs in(1, 256, 256, 2, width, f32);
     for (const Tensor& x : {in.v, in.dy}) {
@@ -95,7 +95,7 @@ TEST_F(FlashTf32, OtherCallsAreExact) {
   EXPECT_FALSE(is_rounded(64));
   const auto error_of = [](int64_t width, const AttentionOptions& options) {
     const AttentionInputs in(1, 130, 130, 1, width, f32);
-    const Tf32Allowed tf32;
+    const Tf32Scope scope(true);
     const Tensor got = to(to(select(select(test::flash(in, options).y, 0, 0), 1, 0), cpu), f64);
     const Tensor expected = attention_reference(in.q, in.k, in.v, {}, options, 0, 0).y;
     double most = 0;
@@ -110,7 +110,7 @@ TEST_F(FlashTf32, OtherCallsAreExact) {
   EXPECT_LT(error_of(64, {.causal = true}), 5e-6);
   EXPECT_LT(error_of(64, {.dropout = 0.1, .dropout_key = {1, 2}}), 5e-6);
   {
-    const Tf32Allowed tf32;
+    const Tf32Scope scope(true);
     if (!is_rounded(64)) return;  // no Hopper GPU
     EXPECT_FALSE(is_rounded(64, false));
     EXPECT_FALSE(is_rounded(2));
@@ -124,7 +124,7 @@ TEST_F(FlashTf32, OtherCallsAreExact) {
 
 /// Fresh memory and gaps are NaN, guards stay, and a head gives the same bits in any company.
 TEST_F(FlashTf32, MemoryAndNeighbours) {
-  const Tf32Allowed tf32;
+  const Tf32Scope scope(true);
   for (const int64_t width : {3, 10, 20, 36, 64, 73}) {
     for (const auto& [queries, keys] : {std::pair<int64_t, int64_t>{1, 1}, {70, 70}, {129, 193}, {145, 15}}) {
       const AttentionInputs in(2, queries, keys, 3, width, f32);

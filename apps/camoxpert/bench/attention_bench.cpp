@@ -11,6 +11,7 @@
 #include "apps/camoxpert/progress.h"
 #include "core/error.h"
 #include "core/parallel.h"
+#include "ops/math_mode.h"
 
 namespace camo::app {
 
@@ -103,7 +104,7 @@ void print_row(const std::string& what, const Json& row) {
 }
 
 Json measure(const AttentionShape& shape, const Arithmetic& arithmetic, Device device, double seconds) {
-  const Arithmetic::Scope scope(arithmetic);
+  const Tf32Scope scope(arithmetic.tf32);
   const DType dtype = arithmetic.dtype;
   const auto timed = [&](AttentionInput input) {
     return time_attention(shape, dtype, device, AttentionBackend::automatic, input, seconds);
@@ -125,7 +126,7 @@ Json measure(const AttentionShape& shape, const Arithmetic& arithmetic, Device d
 
 /// Peak memory of a forward and backward pass beyond its inputs, one head of 64.
 Json memory_table(const Arithmetic& arithmetic, Device device) {
-  const Arithmetic::Scope scope(arithmetic);
+  const Tf32Scope scope(arithmetic.tf32);
   const DType dtype = arithmetic.dtype;
   const int64_t limit = device.is_cuda() ? int64_t{16} << 30 : int64_t{2} << 30;  // of standard attention
   fmt::print("\nmemory of forward and backward beyond q, k, v and dy, {}, B1 H1 D64\n", arithmetic.name());
